@@ -1,0 +1,54 @@
+# Two commands for a newcomer: `make run` edits a picture with the embedded model, `make test` checks everything.
+PYTHON ?= python3
+TORCH  ?= torch==2.13.0
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+# set by `make run OUT=somewhere`
+OUT    ?= output
+
+.PHONY: setup run serve test lint format bench evaluate train-toybox clean
+
+setup: $(READY)
+
+# torch goes first, so that nothing later pulls another build of it
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "latentgraph needs Python 3.11 or newer, found " + sys.version.split()[0] + "; set PYTHON=")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "setting up $(VENV) (once; a few minutes)"
+	@$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/pip install --quiet --disable-pip-version-check $(TORCH)
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+run: $(READY)
+	$(BIN)/latentgraph run workflows/first_edit.json -o $(OUT)
+
+serve: $(READY)
+	$(BIN)/latentgraph serve
+
+test: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY)
+	$(BIN)/python benchmarks/engine.py
+
+evaluate: $(READY)
+	$(BIN)/python -m toybox.evaluate
+
+# hours on a CPU, minutes on a GPU; resumes where it stopped
+train-toybox: $(READY)
+	$(BIN)/python -m toybox.train all
+	$(BIN)/python -m toybox.train_probe
+
+clean:
+	rm -rf $(VENV) build *.egg-info

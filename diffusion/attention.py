@@ -1,0 +1,75 @@
+"""One processor per attention module that runs the patches' middleware around the computation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diffusion.patch import AttentionPatch, AttnCall, Moment, Rows, Site
+
+
+def attend(call: AttnCall) -> Tensor:
+    """softmax(q kᵀ·scale + bias) v, [rows, heads, queries, d]: fused, unless somebody edits the probabilities."""
+    if not call.edits:
+        return F.scaled_dot_product_attention(call.q, call.k, call.v, attn_mask=call.bias, scale=call.scale)
+    probs = call.probs()
+    for edit in reversed(call.edits):  # the innermost patch was the last to add its edit
+        probs = edit(probs)
+    return probs @ call.v
+
+
+def run_chain(call: AttnCall, chain: Sequence[AttentionPatch]) -> Tensor:
+    """The attention output with middleware around it; the last patch of the chain is the outermost."""
+    if not chain:
+        return attend(call)
+    inner = chain[:-1]
+    return chain[-1](call, lambda inner_call: run_chain(inner_call, inner))
+
+
+class Hub:
+    """A diffusers attention processor. With no patch at its site it computes what the stock processor computes.
+
+    `now` gives, at the time of a call, the site with its present size, the batch's row names, the moment and the patches at this site.
+    """
+
+    def __init__(self, now: Callable[[], tuple[Site, Rows, Moment, Sequence[AttentionPatch]]]) -> None:
+        self._now = now
+
+    def __call__(
+        self,
+        attn: nn.Module,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+        **unused: Any,
+    ) -> Tensor:
+        """Attention of hidden_states [rows, queries, width] to themselves or to encoder_hidden_states [rows, keys, width']."""
+        if hidden_states.ndim != 3 or attn.spatial_norm is not None or attn.group_norm is not None:
+            raise TypeError("attention with its own normalisation of pictures is not supported here")
+        site, rows, step, chain = self._now()
+        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        if encoder_hidden_states is not None and attn.norm_cross:
+            context = attn.norm_encoder_hidden_states(context)
+        q, k, v = (_heads(project(x), attn.heads) for project, x in ((attn.to_q, hidden_states), (attn.to_k, context), (attn.to_v, context)))
+        if attn.norm_q is not None:
+            q = attn.norm_q(q)
+        if attn.norm_k is not None:
+            k = attn.norm_k(k)
+        bias = None
+        if attention_mask is not None:
+            prepared = attn.prepare_attention_mask(attention_mask, k.shape[2], k.shape[0])
+            bias = prepared.view(k.shape[0], attn.heads, -1, prepared.shape[-1])
+        call = AttnCall(q, k, v, site, rows, step, q.shape[-1] ** -0.5, hidden_states, context, bias)
+        out = run_chain(call, chain).transpose(1, 2).flatten(2).to(q.dtype)
+        out = attn.to_out[1](attn.to_out[0](out))
+        if attn.residual_connection:
+            out = out + hidden_states
+        return out / attn.rescale_output_factor
+
+
+def _heads(x: Tensor, heads: int) -> Tensor:
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)  # (rows, heads, n, d)

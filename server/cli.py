@@ -1,0 +1,176 @@
+"""The `latentgraph` command.
+
+Exit codes: 0 done; 1 a node failed; 2 the command or a file could not be read; 3 the workflow is not valid; 130 cancelled.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, CycloptsError, Parameter
+from rich.console import Console
+from rich.markup import escape
+
+from graph_engine import Catalogue, Folders, Workflow, WorkflowError, validate
+from graph_engine.schema import json_schema
+from graph_engine.suggest import did_you_mean
+from server.listing import details, listing
+from server.settings import Settings
+from server.sweep import apply, combinations
+from server.terminal import print_problems, viewer
+
+__all__ = ["app", "main"]
+
+DONE, FAILED, USAGE, INVALID, CANCELLED = 0, 1, 2, 3, 130
+
+app = App(
+    name="latentgraph",
+    help="A typed node-graph engine for editing images with diffusion models.\n\n"
+    "Exit codes: 0 done, 1 a node failed, 2 the command or a file could not be read, 3 the workflow is not valid, 130 cancelled.",
+    version_flags=["--version"],
+)
+_out, _notes = Console(), Console(stderr=True)
+
+
+def main() -> None:
+    """Run the command line and leave with its exit code."""
+    try:
+        code = app(exit_on_error=False, print_error=True)
+    except KeyboardInterrupt:
+        code = CANCELLED
+    except Exception as error:
+        code = _explain(error)
+    sys.exit(code if isinstance(code, int) else DONE)
+
+
+def _explain(error: Exception) -> int:
+    if isinstance(error, CycloptsError):  # already printed
+        return USAGE
+    if isinstance(error, WorkflowError):
+        print_problems(error.problems, _notes)
+        return INVALID
+    if isinstance(error, (OSError, ValueError)):
+        _notes.print(f"[red]✗[/] {error}", highlight=False, soft_wrap=True)
+        return USAGE
+    raise error
+
+
+Overrides = Annotated[
+    list[str] | None,
+    Parameter(name="--set", negative=(), help="node.input=value, the node by id or title; the value as JSON or plain text. Repeatable."),
+]
+Sweeps = Annotated[
+    list[str] | None,
+    Parameter(name="--sweep", negative=(), help="node.input=a,b,c: one run for each value, and for each combination of several sweeps. Repeatable."),
+]
+
+
+@app.command
+def run(
+    file: Path,
+    *,
+    set_: Overrides = None,
+    sweep: Sweeps = None,
+    output: Annotated[Path | None, Parameter(name=["--output", "-o"], help="where pictures go; ./output when not given")] = None,
+    json_: Annotated[bool, Parameter(name="--json", negative=(), help="print events as JSON lines also on a terminal")] = False,
+    device: Annotated[str | None, Parameter(help="auto, cpu, cuda, cuda:1, mps")] = None,
+    cache_dir: Annotated[Path | None, Parameter(help="keep results on disk, for the next process")] = None,
+    debug: Annotated[bool, Parameter(negative=(), help="check that no node writes into its inputs, and print tracebacks")] = False,
+) -> int:
+    """Run a workflow without a server.
+
+    Parameters
+    ----------
+    file
+        A workflow in API JSON, or a picture that carries one (as SaveImage writes it).
+    """
+    settings = Settings()
+    folders = _folders(settings, output)
+    workflow, catalogue = Workflow.load(file), Catalogue.load()
+    chosen = [*combinations(set_ or [], sweep or [])]
+    prepared = [apply(workflow, combination, catalogue.specs) for combination in chosen]
+    for document in prepared:
+        if problems := validate(document, catalogue.specs, folders):
+            raise WorkflowError(problems)
+
+    from graph_engine.engine import Engine  # brings the node packages, and torch with them
+
+    screen = viewer(json=json_)
+    with Engine(
+        device=device or settings.device, folders=folders, cache_dir=cache_dir or settings.cache_dir, debug=debug
+    ) as engine:
+        code = DONE
+        for combination, document in zip(chosen, prepared, strict=True):
+            if combination.swept:
+                _notes.print(f"[bold]{escape(str(combination))}[/]", highlight=False, soft_wrap=True)
+            with screen:
+                result = engine.run(document, on_event=screen.show)
+            if debug:
+                for failure in result.failures:
+                    _notes.print("".join(failure.traceback), style="dim", markup=False, highlight=False)
+            if result.status == "cancelled":
+                return CANCELLED
+            code = max(code, DONE if result.status == "success" else FAILED)
+    return code
+
+
+@app.command(name="validate")
+def validate_(file: Path, *, set_: Overrides = None) -> int:
+    """List every problem of a workflow; nothing runs."""
+    catalogue, settings = Catalogue.load(), Settings()
+    for combination in combinations(set_ or [], []):
+        workflow = apply(Workflow.load(file), combination, catalogue.specs)
+    if problems := validate(workflow, catalogue.specs, _folders(settings, None)):
+        raise WorkflowError(problems)
+    _out.print(f"[green]✓[/] {escape(str(file))}: {len(workflow.nodes)} nodes, no problems", highlight=False, soft_wrap=True)
+    return DONE
+
+
+@app.command
+def nodes(name: str | None = None, *, json_: Annotated[bool, Parameter(name="--json", negative=())] = False) -> int:
+    """List the node types by category, or show one with its inputs and outputs."""
+    specs = Catalogue.load().specs
+    if name is None:
+        if json_:
+            _print_json([spec.model_dump(mode="json") for spec in specs.values()])
+        else:
+            _out.print(listing(specs.values()))
+        return DONE
+    if name not in specs:
+        raise ValueError(f"there is no node type {name!r}" + (f"; {hint}" if (hint := did_you_mean(name, specs)) else ""))
+    if json_:
+        _print_json(specs[name].model_dump(mode="json"))
+    else:
+        _out.print(details(specs[name], _folders(Settings(), None)))
+    return DONE
+
+
+@app.command
+def schema(*, output: Annotated[Path | None, Parameter(name=["--output", "-o"], help="a file; else printed")] = None) -> int:
+    """Print the JSON Schema of a workflow with all node types, so that an editor completes and checks JSON."""
+    text = json.dumps(json_schema(Catalogue.load().specs), indent=2)
+    if output is None:
+        print(text)
+    else:
+        output.write_text(text + "\n", encoding="utf-8")
+    return DONE
+
+
+@app.command
+def doctor() -> int:
+    """Show versions, devices, memory and the models found; exits 1 when something is broken."""
+    from server.doctor import examine
+
+    settings = Settings()
+    return examine(_out, settings, _folders(settings, None))
+
+
+def _folders(settings: Settings, output: Path | None) -> Folders:
+    return Folders(settings.home, {} if output is None else {"output": [output.absolute()]})
+
+
+def _print_json(value: object) -> None:
+    print(json.dumps(value, indent=2))
