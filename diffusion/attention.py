@@ -14,7 +14,8 @@ from diffusion.patch import AttentionPatch, AttnCall, Moment, Rows, Site
 def attend(call: AttnCall) -> Tensor:
     """softmax(q kᵀ·scale + bias) v, [rows, heads, queries, d]: fused, unless somebody edits the probabilities."""
     if not call.edits:
-        return F.scaled_dot_product_attention(call.q, call.k, call.v, attn_mask=call.bias, scale=call.scale)
+        bias = None if call.bias is None else call.bias.to(call.q).broadcast_to(*call.q.shape[:3], call.k.shape[2])
+        return F.scaled_dot_product_attention(call.q, call.k, call.v, attn_mask=bias, scale=call.scale)
     probs = call.probs()
     for edit in reversed(call.edits):  # the innermost patch was the last to add its edit
         probs = edit(probs)
@@ -54,7 +55,9 @@ class Hub:
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         if encoder_hidden_states is not None and attn.norm_cross:
             context = attn.norm_encoder_hidden_states(context)
-        q, k, v = (_heads(project(x), attn.heads) for project, x in ((attn.to_q, hidden_states), (attn.to_k, context), (attn.to_v, context)))
+        q, k, v = (
+            _heads(project(x), attn.heads) for project, x in ((attn.to_q, hidden_states), (attn.to_k, context), (attn.to_v, context))
+        )
         if attn.norm_q is not None:
             q = attn.norm_q(q)
         if attn.norm_k is not None:
@@ -72,4 +75,4 @@ class Hub:
 
 
 def _heads(x: Tensor, heads: int) -> Tensor:
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)  # (rows, heads, n, d)
+    return x.view(*x.shape[:-1], heads, -1).transpose(1, 2)  # (rows, heads, n, d)

@@ -97,5 +97,6 @@ def _first(conditioning: Conditioning) -> Cond:
 def _same_width(a: Cond, b: Cond) -> None:
     if a.embeds.shape[-1] != b.embeds.shape[-1]:
         raise ValueError(
-            f"the conditionings come from different text encoders: width {a.embeds.shape[-1]} and {b.embeds.shape[-1]}; encode both with one CLIP"
+            f"the conditionings come from different text encoders: width {a.embeds.shape[-1]} and {b.embeds.shape[-1]}; "
+            "encode both with one CLIP"
         )

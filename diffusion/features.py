@@ -17,24 +17,22 @@ Now = Callable[[Block], tuple[Rows, Moment, Sequence[FeaturePatch]]]
 def tapped(module: nn.Module, block: Block, now: Now) -> Iterator[None]:
     """Run a module's forward through the patches that `now` names at the time of a call; undone on exit.
 
-    The module takes its features as first argument and returns features, alone or as the first of a tuple.
+    The module takes its features as first argument and returns features alone, or, asked with return_dict=False, in a tuple of one.
     """
     before = module.__dict__.get("forward")
     forward = module.forward
 
     def run(h: Tensor, *args: Any, **kwargs: Any) -> Any:
         rows, step, chain = now(block)
-        rest: tuple[Any, ...] | None = None
+        as_tuple = kwargs.get("return_dict") is False
 
         def inner(call: BlockCall) -> Tensor:
-            nonlocal rest
-            out = forward(call.h, *args, **kwargs)
-            if isinstance(out, tuple):
-                out, rest = out[0], out[1:]
-            return out
+            raw = forward(call.h, *args, **kwargs)
+            h: Tensor = raw[0] if as_tuple else raw
+            return h
 
         out = run_chain(BlockCall(h, block, rows, step), chain, inner)
-        return out if rest is None and not _returns_tuple(kwargs) else (out, *(rest or ()))
+        return (out,) if as_tuple else out
 
     module.forward = run
     try:
@@ -44,10 +42,6 @@ def tapped(module: nn.Module, block: Block, now: Now) -> Iterator[None]:
             del module.forward
         else:
             module.forward = before
-
-
-def _returns_tuple(kwargs: dict[str, Any]) -> bool:
-    return kwargs.get("return_dict") is False  # also where no patch called the block itself
 
 
 def run_chain(call: BlockCall, chain: Sequence[FeaturePatch], block: Callable[[BlockCall], Tensor]) -> Tensor:

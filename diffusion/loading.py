@@ -1,4 +1,4 @@
-"""From a diffusers folder on this machine to values, and from its safetensors files to modules. Nothing is unpickled, nothing downloaded."""
+"""From a diffusers folder to values, and from its safetensors files to modules. Nothing is unpickled, nothing downloaded."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from diffusion.family import NAMES, family
-from diffusion.values import VAE, Clip, Model, Process, WeightsRef
+from diffusion.process import Process
+from diffusion.values import VAE, Clip, Model, WeightsRef
 
 CONFIGS = ("unet/config.json", "text_encoder/config.json", "vae/config.json", "scheduler/scheduler_config.json")
 
@@ -26,7 +27,9 @@ def open_checkpoint(path: str | Path) -> tuple[Model, Clip, VAE]:
     """
     folder = Path(path).expanduser().resolve()
     if folder.is_file():
-        raise ValueError(f"checkpoint {folder.name}: a diffusers folder is wanted (unet/, vae/, text_encoder/, tokenizer/, scheduler/), a file given")
+        raise ValueError(
+            f"checkpoint {folder.name}: a diffusers folder is wanted (unet/, vae/, text_encoder/, tokenizer/, scheduler/), a file given"
+        )
     missing = [name for name in (*CONFIGS, "tokenizer") if not (folder / name).exists()]
     if missing:
         raise FileNotFoundError(f"checkpoint {folder}: {', '.join(missing)} wanted in a diffusers folder, not found")
@@ -84,7 +87,8 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
         for variant in ("", ".fp16"):
             file = folder / f"{stem}{variant}.safetensors"
             if file.is_file():
-                return load_file(file)
+                tensors: dict[str, Tensor] = load_file(file)
+                return tensors
             index = folder / f"{stem}.safetensors.index{variant}.json"
             if index.is_file():
                 shards = sorted(set(read_json(index)["weight_map"].values()))

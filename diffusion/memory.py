@@ -7,8 +7,9 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -115,6 +116,13 @@ class TorchDevice:
         self._weights = Weights(self.torch, host_budget=_room(torch.device("cpu")) // 2, load=load)
         self._tenants: list[Tenant] = []
 
+    @property
+    def environment(self) -> str:
+        """What the numbers of a result depend on beside its inputs: library versions and the kind of device."""
+        kind = torch.cuda.get_device_name(self.torch) if self.torch.type == "cuda" else self.torch.type
+        versions = " ".join(f"{name} {version(name)}" for name in ("torch", "diffusers", "transformers"))
+        return f"{kind}, {versions}"
+
     def add_tenant(self, tenant: Tenant) -> None:
         """Let somebody else hold memory here; tenants are asked for room before weights are."""
         self._tenants.append(tenant)
@@ -170,7 +178,8 @@ class TorchDevice:
 
     def load_tensors(self, path: str | Path) -> dict[str, Tensor]:
         """Read named tensors of a safetensors file into the host's memory."""
-        return load_file(path)
+        tensors: dict[str, Tensor] = load_file(path)
+        return tensors
 
     def generator(self, seed: int) -> torch.Generator:
         """A random generator on the CPU, so that a seed means the same on every device."""
@@ -178,7 +187,10 @@ class TorchDevice:
 
 
 def open_device(name: str = "auto", budget: int | None = None) -> TorchDevice:
-    """A device by torch's name for it; "auto" takes the first accelerator there is, else the CPU. `budget` in bytes; default: most of its memory."""
+    """A device by torch's name for it; "auto" is the first accelerator there is, else the CPU.
+
+    `budget` in bytes; by default 90 % of an accelerator's memory, half of the host's. ValueError when there is no such device.
+    """
     if name == "auto":
         accelerator = torch.accelerator.current_accelerator(check_available=True)
         name = "cpu" if accelerator is None else str(accelerator)
@@ -195,7 +207,7 @@ def _dtype(ref: WeightsRef, device: torch.device) -> torch.dtype:
         dtype = getattr(torch, ref.dtype, None)
         if dtype not in (torch.float32, torch.float16, torch.bfloat16):
             raise ValueError(f"dtype: float32, float16 or bfloat16 is wanted, {ref.dtype!r} given")
-        return dtype
+        return cast("torch.dtype", dtype)
     # fp16 arithmetic is an order of magnitude slower than fp32 on CPUs; VAEs overflow in fp16
     half = device.type == "cuda" and ref.part != "vae"
     return torch.float16 if half else torch.float32
@@ -204,7 +216,7 @@ def _dtype(ref: WeightsRef, device: torch.device) -> torch.dtype:
 def _room(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory * 0.9)
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 8 << 30
     for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):  # a container may have less
         text = Path(limit).read_text().strip() if Path(limit).is_file() else "max"
         if text.isdigit():

@@ -27,9 +27,9 @@ def prepare_noise(
 ) -> Tensor:
     """Standard normal noise (b, c, h, w) on the CPU, as ComfyUI draws it for a seed.
 
-    Without batch_index the whole batch is one draw. With it, one (1, c, h, w) sample is drawn for every index 0 .. max and
-    sample i of the result is draw number batch_index[i]: item 3 of a batch keeps its noise when it is taken out alone.
-    (The two agree when c*h*w is a multiple of 16, where torch's vectorised draw is cut at sample borders.)
+    Without batch_index the whole batch is one draw. With it, one (1, c, h, w) sample is drawn for every index 0 ..
+    max and sample i of the result is draw number batch_index[i]: item 3 of a batch keeps its noise when it is taken
+    out alone. (The two agree when c*h*w is a multiple of 16, where torch's vectorised draw is cut at sample borders.)
     """
     rng = generator(seed)
     if batch_index is None:
@@ -48,8 +48,9 @@ def prepare_noise(
 def noise_to_level(latent: Tensor, noise: Tensor, sigma: float, sigma_max: float = math.inf) -> Tensor:
     """The VE state X that a sampler starts from at level sigma: latent + sigma * noise.
 
-    From sigma_max on (within 1e-5 relative) the noise is scaled by sqrt(1 + sigma^2) instead: the model was trained to see
-    unit variance there, also where the latent is empty. latent is in the model's scale, noise is standard normal.
+    From sigma_max on (within 1e-5 relative) the noise is scaled by sqrt(1 + sigma^2) instead: the model was trained
+    to see unit variance there, also where the latent is empty. latent is in the model's scale, noise is standard
+    normal.
     """
     full = sigma > sigma_max or math.isclose(sigma, sigma_max, rel_tol=1e-5)
     return latent + noise * (math.sqrt(1 + sigma**2) if full else sigma)

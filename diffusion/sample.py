@@ -2,15 +2,43 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from diffusion.batch import repeat_to
+from diffusion.family import LatentFormat, family
 from diffusion.memory import TorchDevice
-from diffusion.session import Net
+from diffusion.noise import MAX_SEED, noise_to_level, prepare_noise
+from diffusion.patch import DenoiseAt, Moment, StepPatch
+from diffusion.samplers import OnStep, integrate, make_stepper, noise_source
+from diffusion.schedule import Schedule
+from diffusion.session import Net, open_session
 from diffusion.values import Guider, Latent, Noise, Sampler, Sigmas
 
-OnStep = Callable[[int, int, Tensor], None]
+# ComfyUI draws new noise for the kept region of these, from seed + 1
+FRESH_MASK_NOISE = frozenset({"ddim"})
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class KeepOutside(StepPatch):
+    """Inpainting of any model: the network sees the original, noised to the present level, where the mask is 0, and predicts it there.
+
+    The mask is soft: both enter by its values. x := m·x + (1 − m)·(latent + σ·noise), D := m·D + (1 − m)·latent at every evaluation.
+    """
+
+    mask: Tensor  # [b, 1, h, w]
+    latent: Tensor  # [b, c, h, w], model scale
+    noise: Tensor  # [b, c, h, w]
+
+    def denoise(self, x: Tensor, step: Moment, next: DenoiseAt) -> Tensor:
+        """The guided D with the original outside of the mask."""
+        x = x * self.mask + (self.latent + self.noise * step.sigma) * (1 - self.mask)
+        return next(x, step) * self.mask + self.latent * (1 - self.mask)
 
 
 def sample(
@@ -28,8 +56,58 @@ def sample(
 ) -> tuple[Latent, Latent]:
     """Walk a latent down the noise levels: (the latent at the last level, the last denoised estimate), both unscaled.
 
-    `seed` drives the stochastic samplers (default: the noise's); `on_step(i, n, x0)` hears of every finished step with the denoised
-    estimate, in model scale; `inspect` sees the net before the session closes (`net.state(patch)` gives what a patch gathered); `samples`
+    Noise of the first level is added unless `noise` is disabled; without levels the latent comes back unchanged. `seed` drives stochastic
+    samplers (default: the noise's, else 0); `on_step(i, n, x0)` hears after i of n steps with the denoised estimate in model scale, and may
+    raise to stop the run; `inspect` sees the net before the session closes (`net.state(patch)` gives what a patch gathered); `samples`
     names the rows of the batch for patches.
     """
-    raise NotImplementedError
+    model = guider.model
+    form = family(model.weights.family).latent
+    check(latent, form)
+    schedule = Schedule(model.process.table(), sigmas.values)
+    if len(schedule) == 0:
+        return latent, latent
+    seed = (noise.seed or 0) if seed is None else seed
+    start = latent.x.to(device.torch, torch.float32) * form.scale  # zeros stay zeros, as an empty latent must
+    drawn = torch.zeros_like(start) if noise.seed is None else prepare_noise(start.shape, noise.seed, latent.batch_index).to(start)
+    if latent.noise_mask is not None:
+        mask_noise = drawn
+        if sampler.name in FRESH_MASK_NOISE:
+            mask_noise = prepare_noise(start.shape, (seed + 1) % (MAX_SEED + 1)).to(start)
+        model = model.patched(KeepOutside(fit_mask(latent.noise_mask, start), start, mask_noise))
+    x = noise_to_level(start, drawn, schedule.sigmas[0], schedule.table.sigma_max)
+    last = x
+
+    def heard(i: int, n: int, x0: Tensor) -> None:
+        nonlocal last
+        last = x0
+        if on_step is not None:
+            on_step(i, n, x0)
+
+    stepper = make_stepper(sampler.name, **dict(sampler.options))
+    with open_session(model, guider.guidance, device, sigmas=schedule.sigmas, samples=samples, shape=x.shape) as net:
+        x = integrate(stepper, net, x, schedule, noise_source(sampler.name, seed, x), heard)
+        if inspect is not None:
+            inspect(net)
+    return unscaled(x, latent, form), unscaled(last, latent, form)
+
+
+def unscaled(x: Tensor, latent: Latent, form: LatentFormat) -> Latent:
+    """The latent with what was sampled from it, x in model scale."""
+    return replace(latent, x=x / form.scale, format=form.name)
+
+
+def check(latent: Latent, form: LatentFormat) -> None:
+    """Raise ValueError for a latent that a model of this format cannot take."""
+    if latent.format is not None and latent.format != form.name:
+        raise ValueError(f"latent: a {form.name} latent is wanted by this model, {latent.format} given; encode with the model's own VAE")
+    if latent.x.shape[1] != form.channels:
+        raise ValueError(f"latent: {form.channels} channels are wanted by this model, {latent.x.shape[1]} given")
+    if math.prod(latent.x.shape) == 0:
+        raise ValueError(f"latent: at least one cell is wanted, shape {tuple(latent.x.shape)} given")
+
+
+def fit_mask(mask: Tensor, like: Tensor) -> Tensor:
+    """A noise mask [n, 1, h', w'] as [b, 1, h, w] of a latent: resized bilinearly, not binarised, rows repeated in turn."""
+    resized = F.interpolate(mask.to(like), like.shape[2:], mode="bilinear")
+    return repeat_to(resized[:, :1], like.shape[0])

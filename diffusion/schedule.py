@@ -1,7 +1,8 @@
 """Noise levels: the training table of a model, and the list of levels that a sampler walks.
 
-Two forms of one state, exchanged by a factor: variance preserving x_t = sqrt(ab) x0 + sqrt(1-ab) eps, and variance exploding
-X = x_t / sqrt(ab) = x0 + sigma eps with sigma = sqrt((1-ab)/ab). Schedules carry sigma; a `Step` gives the other form by name.
+Two forms of one state, exchanged by a factor: variance preserving x_t = sqrt(ab) x0 + sqrt(1-ab) eps, and variance
+exploding X = x_t / sqrt(ab) = x0 + sigma eps with sigma = sqrt((1-ab)/ab). Schedules carry sigma; a `Step` gives the
+other form by name.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ ZERO_SNR_ALPHA = 4.8973451890853435e-08
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """The levels a discrete-time model was trained on, cleanest first: alphas_cumprod (n,), strictly falling within (0, 1).
+    """The levels a discrete-time model was trained on, cleanest first: alphas_cumprod (n,), falling within (0, 1).
 
     Look-ups run in float32, as the reference implementation does, so that a level half-way between two indices falls to
     the same side. Source: Karras et al. 2022, appendix C.3.4 (VP models seen as sigma tables).
@@ -52,7 +53,7 @@ class Table:
         return cls.from_betas(torch.linspace(beta_start**0.5, beta_end**0.5, n, dtype=torch.float64) ** 2)
 
     def zero_terminal_snr(self) -> Table:
-        """The table with sqrt(ab) shifted and scaled so that the last level is almost pure noise (Lin et al. 2024, alg. 1).
+        """The table with sqrt(ab) shifted and scaled so that it ends in almost pure noise (Lin et al. 2024, alg. 1).
 
         Only v- or x0-predicting models can start there: at the last level eps says nothing about x0.
         """
@@ -104,10 +105,10 @@ class Table:
 class Step:
     """One move from level `sigma` to level `sigma_next`; index counts from 0.
 
-    `t` is the index the network is told. It belongs to the noisier end, `sigma_net`, in both directions: a denoising step
-    asks at the level it leaves, an inversion step at the level it goes to ("target time"), so that inverting and denoising
-    over one list ask the network at the same levels. Greek names with _t and _u are the VP form: x_t = alpha_t x0 + sigma_t eps
-    here, x_u = alpha_u x0 + sigma_u eps after the step (Song et al. 2021, eq. 12).
+    `t` is the index the network is told. It belongs to the noisier end, `sigma_net`, in both directions: a denoising
+    step asks at the level it leaves, an inversion step at the level it goes to ("target time"), so that inverting and
+    denoising over one list ask the network at the same levels. Greek names with _t and _u are the VP form: x_t =
+    alpha_t x0 + sigma_t eps here, x_u = alpha_u x0 + sigma_u eps after the step (Song et al. 2021, eq. 12).
     """
 
     index: int
@@ -168,21 +169,19 @@ class Step:
 class Schedule(Sequence[Step]):
     """The steps between consecutive levels, over a model's table; read it forwards to denoise, `reversed()` to invert.
 
-    sigmas: levels >= 0, strictly falling or strictly rising, or none at all (no steps: nothing is to be done).
+    sigmas: finite levels >= 0, usually falling; a level that repeats its predecessor is no step and is dropped. One
+    level or none makes no steps: nothing is to be done.
     """
 
     table: Table
     sigmas: tuple[float, ...]
 
     def __init__(self, table: Table, sigmas: Tensor | Sequence[float]) -> None:
-        levels = tuple(float(s) for s in (sigmas.tolist() if isinstance(sigmas, Tensor) else sigmas))
+        levels = [float(s) for s in (sigmas.tolist() if isinstance(sigmas, Tensor) else sigmas)]
         if not all(math.isfinite(s) and s >= 0 for s in levels):
             raise ValueError(f"sigmas: finite levels >= 0 are wanted, got {levels}")
-        moves = [b - a for a, b in zip(levels, levels[1:], strict=False)]
-        if not (all(d < 0 for d in moves) or all(d > 0 for d in moves)):
-            raise ValueError(f"sigmas: levels that all fall or all rise are wanted, got {levels}")
         object.__setattr__(self, "table", table)
-        object.__setattr__(self, "sigmas", levels)
+        object.__setattr__(self, "sigmas", tuple(s for i, s in enumerate(levels) if i == 0 or s != levels[i - 1]))
 
     @classmethod
     def at(cls, table: Table, timesteps: Sequence[int], last: float = 0.0) -> Schedule:

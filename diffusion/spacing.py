@@ -49,7 +49,7 @@ def ddim_uniform(table: Table, n: int) -> Tensor:
 
 
 def beta(table: Table, n: int, alpha: float = 0.6, beta: float = 0.6) -> Tensor:
-    """Indices at quantiles of a Beta distribution, dense at both ends (Lee et al. 2024); repeated indices are dropped."""
+    """Indices at quantiles of a Beta distribution, dense at both ends (Lee et al. 2024); repeats are dropped."""
     quantiles = [1 - i / n for i in range(n)]
     indices = [round(betaincinv(alpha, beta, p) * (len(table) - 1)) for p in quantiles]
     kept = [t for i, t in enumerate(indices) if i == 0 or t != indices[i - 1]]
@@ -57,7 +57,7 @@ def beta(table: Table, n: int, alpha: float = 0.6, beta: float = 0.6) -> Tensor:
 
 
 def sd_turbo(table: Table, n: int, denoise: float = 1.0) -> Tensor:
-    """The first n (at most 10) of the ten indices a distilled turbo model knows, from the level that denoise asks for."""
+    """The first n (at most 10) of the ten indices a distilled turbo model knows, from where denoise asks."""
     indices = torch.arange(10, 0, -1) * (len(table) // 10) - 1
     start = 10 - int(10 * denoise)
     return _to_zero(table.sigmas_at(indices[start : start + n]))
@@ -85,7 +85,7 @@ def polyexponential(n: int, sigma_min: float, sigma_max: float, rho: float = 1.0
 
 
 def laplace(n: int, sigma_min: float, sigma_max: float, mu: float = 0.0, beta: float = 0.5) -> Tensor:
-    """Quantiles of a Laplace distribution of log sigma (Hang and Gu 2024), clamped to the range; n levels and no 0 at the end."""
+    """Quantiles of a Laplace distribution of log sigma (Hang and Gu 2024), clamped; n levels and no 0 at the end."""
     u = torch.linspace(0, 1, n)
     log_sigma = mu - beta * torch.sign(0.5 - u) * torch.log(1 - 2 * (0.5 - u).abs() + 1e-5)
     return log_sigma.exp().clamp(sigma_min, sigma_max)
@@ -104,7 +104,7 @@ def kl_optimal(n: int, sigma_min: float, sigma_max: float) -> Tensor:
 
 
 def linear_quadratic(n: int, sigma_max: float, threshold: float = 0.025) -> Tensor:
-    """n//2 even steps down to 1 - threshold of sigma_max, then a parabola to 0 that joins smoothly (Polyak et al. 2024)."""
+    """n//2 even steps to (1 - threshold) sigma_max, then a parabola to 0 that joins smoothly (Polyak et al. 2024)."""
     if n == 1:
         return torch.tensor([sigma_max, 0.0])
     flat = n // 2
@@ -141,8 +141,8 @@ DROPS_PENULTIMATE = frozenset({"dpm_2", "dpm_2_ancestral", "uni_pc", "uni_pc_bh2
 def sigmas_for(table: Table, name: str, steps: int, denoise: float = 1.0, sampler: str | None = None) -> Tensor:
     """The levels of `steps` steps in the named spacing; with denoise < 1 the clean end of a longer list.
 
-    denoise <= 0 gives an empty list. Given a sampler's name, its rule about the penultimate level is applied (KSampler does,
-    BasicScheduler does not). Raises ValueError for an unknown name or steps < 1.
+    denoise <= 0 gives an empty list. Given a sampler's name, its rule about the penultimate level is applied
+    (KSampler does, BasicScheduler does not). Raises ValueError for an unknown name or steps < 1.
     """
     if name not in SPACINGS:
         raise ValueError(f"scheduler: one of {', '.join(SCHEDULERS)} is wanted, got {name!r}")
@@ -177,9 +177,10 @@ def split(sigmas: Tensor, step: int) -> tuple[Tensor, Tensor]:
 
 
 def split_denoise(sigmas: Tensor, denoise: float) -> tuple[Tensor, Tensor]:
-    """(high, low) where low runs the last round(steps * denoise) steps; denoise 0 leaves low with the last level alone."""
+    """(high, low): low runs the last round(steps * denoise) steps; if these are none, high is empty, as in ComfyUI."""
     steps = max(len(sigmas) - 1, 0)
-    return split(sigmas, steps - round(steps * denoise))
+    low = round(steps * denoise)
+    return (split(sigmas, steps - low)[0] if low else sigmas[:0]), sigmas[-(low + 1) :]
 
 
 def flip(sigmas: Tensor) -> Tensor:

@@ -191,7 +191,7 @@ def open_text(clip: Clip, device: TorchDevice) -> Iterator[TextEncoder]:
 
 
 def encode(clip: Clip, text: str, device: TorchDevice, breaks: bool = False) -> Conditioning:
-    """Encode a prompt: chunks are encoded separately and laid one after the other on the token axis; the pooled vector is the first chunk's.
+    """Encode a prompt: chunks are encoded apart and laid one after the other on the token axis; the pooled vector is the first one's.
 
     A token of weight w becomes z₀ + w·(z − z₀) with z₀ the encoding of the empty prompt at the same position of its chunk.
     """

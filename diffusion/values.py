@@ -5,16 +5,13 @@ Tensors cannot be frozen; nobody writes into the tensor of a value. Values that 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-import torch
 from torch import Tensor
 
-from diffusion.schedule import Table
+from diffusion.process import DEFAULT_PROCESS, Process
 
 if TYPE_CHECKING:
     from diffusion.guidance import Guidance
@@ -32,38 +29,6 @@ class WeightsRef:
     dtype: str | None = None  # "float32", "float16", "bfloat16"; None: what suits the device
 
 
-@dataclass(frozen=True, slots=True)
-class Process:
-    """The forward process a denoiser was trained on, and what it predicts ("epsilon", "v_prediction" or "sample")."""
-
-    prediction: str = "epsilon"
-    beta_schedule: str = "scaled_linear"  # "linear", "scaled_linear" or "squaredcos_cap_v2"
-    beta_start: float = 0.00085
-    beta_end: float = 0.012
-    steps: int = 1000
-    zero_terminal_snr: bool = False
-
-    def table(self) -> Table:
-        """The levels of the training timesteps."""
-        return _table(self)
-
-
-@lru_cache(maxsize=32)  # a pure function of a few numbers
-def _table(process: Process) -> Table:
-    start, end, steps = process.beta_start, process.beta_end, process.steps
-    if process.beta_schedule == "scaled_linear":
-        table = Table.scaled_linear(start, end, steps)
-    elif process.beta_schedule == "linear":
-        table = Table.from_betas(torch.linspace(start, end, steps, dtype=torch.float64))
-    elif process.beta_schedule == "squaredcos_cap_v2":  # Nichol & Dhariwal 2021, eq. 17
-        at = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
-        alpha_bar = torch.cos((at + 0.008) / 1.008 * math.pi / 2) ** 2
-        table = Table.from_betas((1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=0.999))
-    else:
-        raise ValueError(f"beta_schedule: scaled_linear, linear or squaredcos_cap_v2 is wanted, {process.beta_schedule!r} given")
-    return table.zero_terminal_snr() if process.zero_terminal_snr else table
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Model:
     """A denoiser: a reference to weights, and descriptions of what is changed about it. Nothing is applied before a session opens."""
@@ -71,7 +36,7 @@ class Model:
     socket: ClassVar[str] = "MODEL"
     weights: WeightsRef
     patches: tuple[Patch, ...] = ()
-    process: Process = Process()
+    process: Process = DEFAULT_PROCESS
 
     def patched(self, *patches: Patch) -> Self:
         """The same model with more patches; later ones wrap earlier ones."""
@@ -306,3 +271,14 @@ class FeatureStore:
 
     socket: ClassVar[str] = "FEATURE_STORE"
     features: tuple[Feature, ...] = field(default=())
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """Named figures, such as psnr, ssim and psnr_inside; inf and nan are possible."""
+
+    socket: ClassVar[str] = "METRICS"
+    values: tuple[tuple[str, float], ...]
+
+    def __getitem__(self, name: str) -> float:
+        return dict(self.values)[name]

@@ -50,7 +50,10 @@ class NodeEntry:
             meta["title"] = self.title
         if self.version is not None:
             meta["version"] = self.version
-        entry: dict[str, Any] = {"class_type": self.class_type, "inputs": {k: _write(v, k) for k, v in self.inputs.items()}}
+        entry: dict[str, Any] = {
+            "class_type": self.class_type,
+            "inputs": {k: _write(v, k) for k, v in self.inputs.items()},
+        }
         return {**entry, "_meta": meta} if meta else entry
 
 

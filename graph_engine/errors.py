@@ -17,7 +17,9 @@ class GraphError(Exception):
 
 
 class DeclarationError(GraphError, TypeError):
-    """A node class says something that cannot be: an unknown type, a missing annotation, a default outside its bounds."""
+    """A node class says something that cannot be: an unknown type, a missing annotation, a default outside its
+    bounds.
+    """
 
 
 class WorkflowError(GraphError, ValueError):
@@ -29,7 +31,9 @@ class WorkflowError(GraphError, ValueError):
 
 
 class NodeError(GraphError, RuntimeError):
-    """A node could not do its work, for a reason that its own words explain (a bad file, an impossible pair of inputs)."""
+    """A node could not do its work, for a reason that its own words explain (a bad file, an impossible pair of
+    inputs).
+    """
 
 
 class Cancelled(GraphError):

@@ -17,7 +17,8 @@ class NoPicture(ValueError):
 
 
 def read_texts(data: bytes) -> dict[str, str]:
-    """Texts by keyword: `tEXt`, `zTXt` and `iTXt` of a PNG (PNG specification, 3rd edition, 11.3.3), `key:text` EXIF tags of WebP and JPEG.
+    """Texts by keyword: `tEXt`, `zTXt` and `iTXt` of a PNG (PNG specification, 3rd edition, 11.3.3), `key:text` EXIF
+    tags of WebP and JPEG.
 
     Raises NoPicture for any other kind of data and ValueError when the picture is cut off or damaged.
     """

@@ -55,12 +55,16 @@ class Registry:
         return made
 
     def add(self, cls: type[Node], *, package: str = "") -> type[Node]:
-        """Take in one class, under the name of the package it came with. Raises DeclarationError for a type that is taken or not a node."""
+        """Take in one class, under the name of the package it came with. Raises DeclarationError for a type that is
+        taken or not a node.
+        """
         spec = cls.__dict__.get("spec") if isinstance(cls, type) and issubclass(cls, Node) else None
         if not isinstance(spec, NodeSpec):
             raise DeclarationError(f"{getattr(cls, '__name__', cls)} is not a node: subclass Node with a category")
         if (taken := self._classes.get(spec.type)) is not None and taken is not cls:
-            raise DeclarationError(f"the node type {spec.type!r} of {cls.__module__} is already declared in {taken.__module__}")
+            raise DeclarationError(
+                f"the node type {spec.type!r} of {cls.__module__} is already declared in {taken.__module__}"
+            )
         self._classes[spec.type] = cls
         self._specs[spec.type] = spec.model_copy(update={"package": package}) if package else spec
         return cls
@@ -96,7 +100,9 @@ class Registry:
 
     def _take(self, point: importlib.metadata.EntryPoint) -> None:
         if point.attr:
-            self._broken.append(Broken(point.name, f"the entry point must name a package or module, not {point.value!r}"))
+            self._broken.append(
+                Broken(point.name, f"the entry point must name a package or module, not {point.value!r}")
+            )
             return
         package = self._import(point.module, point.name)
         if package is None:
@@ -142,4 +148,9 @@ def node_packages() -> list[importlib.metadata.EntryPoint]:
 
 
 def _declared_in(value: Any, module: ModuleType) -> bool:
-    return isinstance(value, type) and issubclass(value, Node) and "spec" in value.__dict__ and value.__module__ == module.__name__
+    return (
+        isinstance(value, type)
+        and issubclass(value, Node)
+        and "spec" in value.__dict__
+        and value.__module__ == module.__name__
+    )

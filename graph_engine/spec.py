@@ -1,17 +1,17 @@
-"""The declaration of a node as plain data: what the editor, validation, the schema and the catalogue read instead of the class."""
+"""The declaration of a node as plain data: what the editor, validation, the schema and the catalogue read instead of
+the class.
+"""
 
 from __future__ import annotations
 
-import math
+from functools import cached_property
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from graph_engine.sockets import ANY
+from graph_engine.literal import WIDGETS, Refusal, canonical, refuse
 
 __all__ = ["InputSpec", "NodeSpec", "OutputSpec", "Problem"]
-
-_WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 
 
 class Problem(BaseModel):
@@ -30,10 +30,15 @@ class Problem(BaseModel):
     hint: str | None = None
 
     def __str__(self) -> str:
-        place = "" if self.node is None else f"node {self.node} ({self.title or self.class_type})"
-        field = "" if self.field is None else f", field {self.field}"
         hint = "" if self.hint is None else f" - {self.hint}"
-        return f"{place}{field}: {self.message}{hint}" if place else f"{self.message}{hint}"
+        if self.node is None:
+            return f"{self.message}{hint}"
+        names = [name for name in (self.class_type, self.title and f'"{self.title}"') if name]
+        if self.title == self.class_type:
+            names = names[:1]
+        place = f"node {self.node}" + (f" ({' '.join(names)})" if names else "")
+        field = "" if self.field is None else f", {self.field}"
+        return f"{place}{field}: {self.message}{hint}"
 
 
 class Spec(BaseModel):
@@ -51,9 +56,15 @@ class InputSpec(Spec):
     lazy: bool = False
     variable: str | None = None
     default: Any = None
-    minimum: float | int | None = None  # inclusive
-    maximum: float | int | None = None  # inclusive
-    step: float | int | None = None
+    minimum: float | int | None = None  # inclusive, unless `above`
+    maximum: float | int | None = None  # inclusive, unless `below`
+    above: bool = False
+    below: bool = False
+    multiple_of: float | int | None = None
+    step: float | int | None = None  # what the editor's arrows add
+    min_length: int | None = None  # of a text, or of a list
+    max_length: int | None = None
+    pattern: str | None = None
     choices: tuple[Any, ...] | None = None
     folder: str | None = None  # the kind of file whose names are the choices
     embedded: dict[str, str] = {}  # names that ship with a package -> "package:relative/path"
@@ -62,74 +73,18 @@ class InputSpec(Spec):
 
     @property
     def is_widget(self) -> bool:
-        return not self.list and len(self.types) == 1 and self.types[0] in _WIDGETS
+        """Whether the editor shows it as a field to fill in, rather than as a socket only."""
+        return not self.list and len(self.types) == 1 and self.types[0] in WIDGETS
 
-    def refuse(self, value: Any, choices: tuple[Any, ...] | None = None) -> tuple[str, str, Any] | None:
-        """Why a literal is not acceptable, as (code, message, wanted); None when it is."""
-        kind = self.types[0] if self.is_widget else None
-        if value is None and self.optional:
-            return None
-        if kind is None:
-            return self._refuse_composite(value)
-        if kind == "COMBO" or self.folder is not None:
-            allowed = choices if choices is not None else self.choices
-            if allowed is not None and value not in allowed:
-                return "value_not_in_list", f"{value!r} is not one of the choices", [*allowed]
-            return None
-        if not _is_kind(value, kind):
-            return "wrong_type", f"{value!r} is not {_ARTICLE[kind]}", kind
-        if kind in ("INT", "FLOAT"):
-            return self._refuse_number(value)
-        return None
-
-    def _refuse_composite(self, value: Any) -> tuple[str, str, Any] | None:
-        scalar = next((name for name in self.types if name in _WIDGETS), None)
-        if ANY in self.types:
-            return None
-        if scalar is not None and self.list and isinstance(value, list):
-            item = self.model_copy(update={"list": False, "types": (scalar,)})
-            return next((found for found in map(item.refuse, value) if found), None)
-        if scalar is not None and not self.list and any(_is_kind(value, name) for name in self.types if name in _WIDGETS):
-            return None
-        wanted = " or ".join(self.types)
-        return "socket_needs_link", f"{value!r} given where a link carrying {wanted} is wanted", wanted
-
-    def _refuse_number(self, value: float) -> tuple[str, str, Any] | None:
-        if isinstance(value, float) and not math.isfinite(value):
-            return "wrong_type", f"{value!r} is not a finite number", "a finite number"
-        if self.minimum is not None and value < self.minimum:
-            return "value_smaller_than_min", f"{value!r} is smaller than {self.minimum}", f">= {self.minimum}"
-        if self.maximum is not None and value > self.maximum:
-            return "value_bigger_than_max", f"{value!r} is bigger than {self.maximum}", f"<= {self.maximum}"
-        return None
+    def refuse(self, value: Any, choices: tuple[Any, ...] | None = None) -> Refusal | None:
+        """Why a literal is not acceptable, as (code, message, wanted); None when it is. `choices` are those of a file
+        input.
+        """
+        return refuse(self, value, choices)
 
     def canonical(self, value: Any) -> Any:
-        """The one form of an acceptable literal, so that `20` and `20.0` mean the same run."""
-        if self.list and isinstance(value, list):
-            item = self.model_copy(update={"list": False})
-            return [item.canonical(entry) for entry in value]
-        if value is None or isinstance(value, str):
-            return value
-        if "FLOAT" in self.types and isinstance(value, (int, float)) and not isinstance(value, bool):
-            return float(value)
-        if "INT" in self.types and isinstance(value, float):
-            return int(value)
-        return value
-
-
-_ARTICLE = {"INT": "a whole number", "FLOAT": "a number", "STRING": "a text", "BOOLEAN": "true or false", "COMBO": "a choice"}
-
-
-def _is_kind(value: Any, kind: str) -> bool:
-    if kind == "BOOLEAN":
-        return isinstance(value, bool)
-    if isinstance(value, bool):
-        return False
-    if kind == "INT":
-        return isinstance(value, int) or (isinstance(value, float) and value.is_integer())
-    if kind == "FLOAT":
-        return isinstance(value, (int, float))
-    return isinstance(value, str)
+        """The one form of an acceptable literal, so that `20`, `20.0` and an omitted default mean the same run."""
+        return canonical(self, value)
 
 
 class OutputSpec(Spec):
@@ -163,8 +118,18 @@ class NodeSpec(Spec):
     checks: bool = False  # overrides Node.check
     migrates: bool = False  # overrides Node.migrate
 
+    @cached_property
+    def by_name(self) -> dict[str, InputSpec]:
+        """The inputs by name, in their order."""
+        return {entry.name: entry for entry in self.inputs}
+
+    @cached_property
+    def generic(self) -> bool:
+        """Whether it has outputs whose type its inputs settle, or inputs that must agree."""
+        return any(e.variable for e in self.inputs) or any(e.variable for e in self.outputs)
+
     def input(self, name: str) -> InputSpec | None:
-        return next((found for found in self.inputs if found.name == name), None)
+        return self.by_name.get(name)
 
     def output_index(self, ref: int | str) -> int | None:
         """The position of an output given by position or name (case does not matter); None when there is none."""

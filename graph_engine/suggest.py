@@ -11,8 +11,10 @@ __all__ = ["did_you_mean", "nearest", "show"]
 _LONGEST = 80  # comparing costs length squared, and nobody mistypes a page
 
 
-def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that `name` most likely means, case aside; None when nothing is near."""
+def nearest(name: str, known: Iterable[str], *, cutoff: float = 0.6, parts: bool = True) -> str | None:
+    """The known name that `name` most likely means, case aside, a part of a name counting too if `parts`; None when
+    nothing is near.
+    """
     if not name or len(name) > _LONGEST:
         return None
     folded: dict[str, str] = {}
@@ -22,12 +24,14 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     wanted = name.casefold()
     if wanted in folded:
         return folded[wanted]
-    close = get_close_matches(wanted, folded, n=1, cutoff=0.6)
+    close = get_close_matches(wanted, folded, n=1, cutoff=cutoff)
     if close:
         return folded[close[0]]
-    # a part of a longer name: "sampler" for "KSampler", "toy" for "toybox"
-    parts = sorted((len(key), key) for key in folded if len(wanted) >= 3 and (wanted in key or (len(key) >= 3 and key in wanted)))
-    return folded[parts[0][1]] if parts else None
+    if not parts or len(wanted) < 3:
+        return None
+    # "sampler" for "KSampler", "toy" for "toybox"
+    holding = [key for key in folded if wanted in key or (len(key) >= 3 and key in wanted)]
+    return folded[min(holding, key=lambda key: (len(key), key))] if holding else None
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str | None:

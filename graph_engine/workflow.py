@@ -1,4 +1,6 @@
-"""The workflow document: what runs, as read from and written to JSON in the API format `{id: {class_type, inputs, _meta}}`."""
+"""The workflow document: what runs, as read from and written to JSON in the API format `{id: {class_type, inputs,
+_meta}}`.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,8 @@ class Workflow:
     def from_json(cls, document: object) -> Workflow:
         """Read the API format from text, bytes or parsed JSON.
 
-        Raises WorkflowError when it is not JSON, not an object, or in the editor's own format; lesser mistakes go to `faults`.
+        Raises WorkflowError when it is not JSON, not an object, or in the editor's own format; lesser mistakes go to
+        `faults`.
         """
         nodes, faults = read_document(document)
         return cls(nodes, tuple(faults))
@@ -64,7 +67,11 @@ class Workflow:
             return cls.from_json(texts["prompt"])
         if "workflow" in texts:
             return cls.from_json(texts["workflow"])
-        raise _error("no_workflow", f"{path} carries no workflow", hint="a picture saved by SaveImage has one in its text chunk `prompt`")
+        raise _error(
+            "no_workflow",
+            f"{path} carries no workflow",
+            hint="a picture saved by SaveImage has one in its text chunk `prompt`",
+        )
 
     def save(self, path: str | Path) -> None:
         """Write the document as a JSON file, whole or not at all."""
@@ -100,13 +107,25 @@ class Workflow:
                 return found[0]
             if found:
                 ids = ", ".join(found[:10])
-                raise _error("ambiguous_node", f"several nodes are called {name!r}", got=name, wanted=found, hint=f"use an id: {ids}")
+                raise _error(
+                    "ambiguous_node",
+                    f"several nodes are called {name!r}",
+                    got=name,
+                    wanted=found,
+                    hint=f"use an id: {ids}",
+                )
         known = [*self.nodes, *(entry.title for entry in self.nodes.values() if entry.title)]
         known += [entry.class_type for entry in self.nodes.values()]
-        raise _error("no_such_node", f"there is no node {name!r}", got=name, hint=did_you_mean(name, known) or f"nodes: {self._names()}")
+        raise _error(
+            "no_such_node",
+            f"there is no node {name!r}",
+            got=name,
+            hint=did_you_mean(name, known) or f"nodes: {self._names()}",
+        )
 
     def locate(self, address: str, specs: Mapping[str, NodeSpec] | None = None) -> tuple[str, str]:
-        """The (node id, input name) that `node.input` means, with the node given by id, title or type; both may hold dots.
+        """The (node id, input name) that `node.input` means, with the node given by id, title or type; both may hold
+        dots.
 
         With `specs` an input must be declared. Raises WorkflowError with the nearest name.
         """
@@ -138,7 +157,10 @@ class Workflow:
 
     def set(self, address: str, value: Any, specs: Mapping[str, NodeSpec] | None = None) -> Workflow:
         """A copy with the input at `node.input` (see `locate`) replaced by a literal, a Link or a Constant."""
-        id, name = self.locate(address, specs)
+        return self.replace(*self.locate(address, specs), value)
+
+    def replace(self, id: str, name: str, value: Any) -> Workflow:
+        """A copy with one input of the node `id` replaced."""
         entry = self.nodes[id]
         changed = dataclasses.replace(entry, inputs={**entry.inputs, name: value})
         return dataclasses.replace(self, nodes={**self.nodes, id: changed})

@@ -9,7 +9,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from graph_engine import Folders, InputSpec, NodeSpec
+from graph_engine import Folders
+from graph_engine.spec import InputSpec, NodeSpec
 
 __all__ = ["details", "listing"]
 

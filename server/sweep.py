@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from graph_engine import InputSpec, NodeSpec, Workflow
+from graph_engine import Workflow
+from graph_engine.spec import InputSpec, NodeSpec
 
 __all__ = ["Combination", "apply", "combinations", "read_value"]
 

@@ -27,6 +27,7 @@ CELL: dict[str, tuple[float, float]] = {
 }  # fmt: skip
 FINISHES = ("none", "posterized", "sepia wash")
 OUTLINE_DEPTH = 0.45
+SHARPNESS = 0.7  # edges are 1 / 0.7 pixels wide: no harder than an autoencoder of factor 8 can draw them
 
 _OBJECT = ("dx", "dy", "scale", "tilt", "red", "green", "blue")
 _GROUND = ("red", "green", "blue", "across", "period", "px", "py")
@@ -102,13 +103,13 @@ def _objects(scenes: Sequence[Scene], layer: int, shape: str) -> tuple[Tensor, T
     x, y = (x - cx) / r, (y - cy) / r
     u, v = x * cos + y * sin, y * cos - x * sin
     distance = DISTANCES[shape](u, v) * r
-    cover = (0.5 - distance).clamp(0, 1)
+    cover = (0.5 - SHARPNESS * distance).clamp(0, 1)
     if shape in OF_SUBJECT:
         return cover, subject_colors(shape, u, v, r)
     fill = torch.tensor([_tinted(COLORS[o.color], j) for o, j in zip(objects, jitters, strict=True)])[:, None, None]
     line = torch.tensor([_tinted(second_tone(o.color, OUTLINE_DEPTH), j) for o, j in zip(objects, jitters, strict=True)])[:, None, None]
-    width = torch.tensor([1.0 + 0.1 * p[2] if o.style == "outlined" else -2.0 for o, p in zip(objects, places, strict=True)])
-    rim = (0.5 + distance + width[:, None, None]).clamp(0, 1)[..., None]
+    width = torch.tensor([1.0 + 0.1 * p[2] if o.style == "outlined" else -2.0 for o, p in zip(objects, places, strict=True)])[:, None, None]
+    rim = (0.5 + SHARPNESS * (distance + width)).clamp(0, 1)[..., None]
     return cover, fill * (1 - rim) + line * rim
 
 

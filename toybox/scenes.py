@@ -17,7 +17,7 @@ SIZES = tuple(RADIUS)
 STYLES = ("flat", "outlined")
 POSITIONS = tuple(CELL)
 RELATIONS = ("left of", "right of", "above", "below")
-MARGIN = 3.0  # pixels of background between two objects
+REACH, MARGIN = 1.12, 3.0  # how far corners and tips pass the radius, and pixels of background between two objects
 
 __all__ = [
     "COLORS", "FINISHES", "HELD_OUT_SHAPES", "HELD_OUT_TEXTURES", "POSITIONS", "RELATIONS", "SHAPES", "SIZES", "STYLES",
@@ -144,7 +144,7 @@ def _apart(scene: Scene) -> bool:
         return True
     jitter = jitter_of(scene.seed)
     (x0, y0, r0), (x1, y1, r1) = (place(o, jitter[f"object{i}"])[:3] for i, o in enumerate(scene.objects))
-    return (x0 - x1) ** 2 + (y0 - y1) ** 2 >= (r0 + r1 + MARGIN) ** 2
+    return (x0 - x1) ** 2 + (y0 - y1) ** 2 >= (REACH * (r0 + r1) + MARGIN) ** 2
 
 
 def _known(what: str, name: str, names: tuple[str, ...]) -> None:

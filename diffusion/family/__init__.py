@@ -64,7 +64,7 @@ def family(name: str) -> Family:
     """The family of this name; ValueError when there is none."""
     if name not in NAMES:
         raise ValueError(f"model family: one of {', '.join(NAMES)} is wanted, {name!r} given")
-    return cast(Family, import_module(f"diffusion.family.{name}"))
+    return cast("Family", import_module(f"diffusion.family.{name}"))
 
 
 def load(ref: WeightsRef, dtype: torch.dtype) -> nn.Module:

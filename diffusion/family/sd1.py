@@ -5,6 +5,7 @@ Rombach et al. 2022.
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,12 +21,15 @@ from diffusion.loading import fill, modern_vae_names, read_json, read_tensors
 from diffusion.patch import Block, Residuals, Site
 from diffusion.values import WeightsRef
 
+Module = Any  # diffusers declares no types
+
 latent = LatentFormat("sd1", scale=0.18215, channels=4, factor=8)
 
 
 def mismatch(configs: Mapping[str, Mapping[str, Any]]) -> str | None:
     """Why a diffusers folder is not of this family; None when it is."""
     unet, text, vae = configs["unet"], configs["text_encoder"], configs["vae"]
+    channels = vae.get("latent_channels", latent.channels)
     if unet.get("_class_name") != "UNet2DConditionModel":
         return f"the denoiser is a {unet.get('_class_name')}, a UNet2DConditionModel is wanted"
     if unet.get("addition_embed_type") is not None:
@@ -34,14 +38,18 @@ def mismatch(configs: Mapping[str, Mapping[str, Any]]) -> str | None:
         return f"the text encoder is a {text.get('architectures')}, a CLIPTextModel is wanted"
     if unet.get("cross_attention_dim") != text.get("hidden_size"):
         return f"the U-Net reads text of width {unet.get('cross_attention_dim')}, the text encoder makes {text.get('hidden_size')}"
-    if vae.get("_class_name") != "AutoencoderKL" or vae.get("latent_channels", 4) != latent.channels:
-        return f"the VAE is a {vae.get('_class_name')} with {vae.get('latent_channels')} channels, an AutoencoderKL with {latent.channels} is wanted"
-    if 2 ** (len(vae.get("block_out_channels", ())) - 1) != latent.factor or vae.get("scaling_factor", latent.scale) != latent.scale:
-        return f"the VAE's factor and scale are not {latent.factor} and {latent.scale}"
+    if vae.get("_class_name") != "AutoencoderKL" or channels != latent.channels:
+        return f"the VAE is a {vae.get('_class_name')} with {channels} channels, an AutoencoderKL with {latent.channels} is wanted"
+    factor, scale = 2 ** (len(vae.get("block_out_channels", ())) - 1), vae.get("scaling_factor", latent.scale)
+    if (factor, scale) != (latent.factor, latent.scale):
+        return f"the VAE's factor and scale are {factor} and {scale}, {latent.factor} and {latent.scale} are wanted"
     return None
 
 
 # -- loading --
+
+# each CJK ideograph is a word of its own, as in the tokenizer that ComfyUI's pictures were made with
+_IDEOGRAPH = re.compile("([\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002a6df\U0002a700-\U0002ceaf\U0002f800-\U0002fa1f])")
 
 
 class TextEncoder(nn.Module):
@@ -58,8 +66,12 @@ class TextEncoder(nn.Module):
 
     def split(self, text: str) -> list[tuple[int, tuple[int, int]]]:
         """Token ids of a text without special tokens, each with the characters it covers."""
-        encoding = self._split.encode(text, add_special_tokens=False)
-        return list(zip(encoding.ids, encoding.offsets, strict=True))
+        tokens, start = [], 0
+        for piece in _IDEOGRAPH.split(text):
+            encoding = self._split.encode(piece, add_special_tokens=False)
+            tokens += [(id, (start + a, start + b)) for id, (a, b) in zip(encoding.ids, encoding.offsets, strict=True)]
+            start += len(piece)
+        return tokens
 
     def forward(self, ids: Tensor, last_layer: int | None = None) -> tuple[Tensor, Tensor]:
         """Hidden states [k, n, d] after `last_layer` (-1: the last) and the final norm, and pooled vectors [k, d] of ids [k, n].
@@ -110,7 +122,7 @@ def load(ref: WeightsRef, dtype: torch.dtype) -> nn.Module:
 # -- the U-Net's places --
 
 
-def sites(unet: nn.Module) -> list[tuple[Site, nn.Module]]:
+def sites(unet: Module) -> list[tuple[Site, nn.Module]]:
     """The attention modules in order of execution."""
     found: list[tuple[Site, nn.Module]] = []
     for place, number, scale, path, block in _levels(unet):
@@ -122,7 +134,7 @@ def sites(unet: nn.Module) -> list[tuple[Site, nn.Module]]:
     return found
 
 
-def blocks(unet: nn.Module) -> list[tuple[Block, nn.Module]]:
+def blocks(unet: Module) -> list[tuple[Block, nn.Module]]:
     """Convolutions at both ends, resnets, transformers and samplers in order of execution."""
     found: list[tuple[Block, nn.Module]] = []
 
@@ -149,14 +161,14 @@ def blocks(unet: nn.Module) -> list[tuple[Block, nn.Module]]:
     return found
 
 
-def _levels(unet: nn.Module) -> list[tuple[str, int, int, str, nn.Module]]:
+def _levels(unet: Module) -> list[tuple[str, int, int, str, Module]]:
     deepest = len(unet.down_blocks) - 1
     down = [("down", i, 2**i, f"down_blocks.{i}", block) for i, block in enumerate(unet.down_blocks)]
     up = [("up", i, 2 ** (deepest - i), f"up_blocks.{i}", block) for i, block in enumerate(unet.up_blocks)]
     return [*down, ("mid", 0, 2**deepest, "mid_block", unet.mid_block), *up]
 
 
-def sizes(unet: nn.Module, height: int, width: int) -> dict[int, tuple[int, int]]:
+def sizes(unet: Module, height: int, width: int) -> dict[int, tuple[int, int]]:
     """Height and width of the features by their scale; every downsampling rounds up."""
     return {2**i: (-(-height // 2**i), -(-width // 2**i)) for i in range(len(unet.down_blocks))}
 
@@ -164,7 +176,7 @@ def sizes(unet: nn.Module, height: int, width: int) -> dict[int, tuple[int, int]
 # -- running --
 
 
-def predict(unet: nn.Module, x: Tensor, t: Tensor, context: Tensor, residuals: Residuals | None) -> Tensor:
+def predict(unet: Module, x: Tensor, t: Tensor, context: Tensor, residuals: Residuals | None) -> Tensor:
     """The raw output [rows, c, h, w]."""
     extra: dict[str, Any] = {}
     if residuals is not None:
@@ -177,19 +189,23 @@ def predict(unet: nn.Module, x: Tensor, t: Tensor, context: Tensor, residuals: R
             extra["mid_block_additional_residual"] = zero if residuals.mid is None else residuals.mid
         if residuals.intra:
             extra["down_intrablock_additional_residuals"] = list(residuals.intra)
-    return unet(x, t, encoder_hidden_states=context, return_dict=False, **extra)[0]
+    raw: Tensor = unet(x, t, encoder_hidden_states=context, return_dict=False, **extra)[0]
+    return raw
 
 
-def working_bytes(unet: nn.Module, rows: int, height: int, width: int) -> int:
+def working_bytes(unet: Module, rows: int, height: int, width: int) -> int:
     """About how much memory one evaluation needs beside the weights: some two dozen feature maps of the widest level at full size."""
-    return 24 * rows * height * width * max(unet.config.block_out_channels) * unet.dtype.itemsize
+    widest: int = max(unet.config.block_out_channels)
+    return 24 * rows * height * width * widest * int(unet.dtype.itemsize)
 
 
-def encode(vae: nn.Module, pixels: Tensor) -> Tensor:
+def encode(vae: Module, pixels: Tensor) -> Tensor:
     """The mode of the posterior, unscaled."""
-    return vae.encode(pixels.to(vae.dtype)).latent_dist.mode().float()
+    mode: Tensor = vae.encode(pixels.to(vae.dtype)).latent_dist.mode()
+    return mode.float()
 
 
-def decode(vae: nn.Module, x: Tensor) -> Tensor:
+def decode(vae: Module, x: Tensor) -> Tensor:
     """Pixels, about -1 to 1."""
-    return vae.decode(x.to(vae.dtype), return_dict=False)[0].float()
+    pixels: Tensor = vae.decode(x.to(vae.dtype), return_dict=False)[0]
+    return pixels.float()

@@ -1,0 +1,113 @@
+"""Linear multistep solvers on the slope dX/dsigma: Adams-Bashforth with exact, fixed, or time-warped coefficients."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+
+import numpy as np
+from torch import Tensor
+
+from diffusion.samplers.euler import slope
+from diffusion.samplers.loop import Denoise, NoiseSource, Stepper
+from diffusion.schedule import Step
+
+Warp = Callable[[float], float]
+
+
+def same(sigma: float) -> float:
+    """No warp: polynomials in sigma."""
+    return sigma
+
+
+def vp_time(sigma: float, sigma_min: float = 0.002, sigma_max: float = 80.0, eps: float = 1e-3) -> float:
+    """The time t of the linear-beta VP process at a level, where sigma(eps) = sigma_min and sigma(1) = sigma_max.
+
+    Karras et al. 2022, table 1 (VP column) and appendix C.1.
+    """
+    beta_d = 2 * (math.log1p(sigma_min**2) / eps - math.log1p(sigma_max**2)) / (eps - 1)
+    beta_min = math.log1p(sigma_max**2) - beta_d / 2
+    return (math.sqrt(beta_min**2 + 2 * beta_d * math.log1p(sigma**2)) - beta_min) / beta_d
+
+
+@lru_cache(maxsize=8)
+def _gauss(n: int) -> tuple[Sequence[float], Sequence[float]]:
+    nodes, weights = np.polynomial.legendre.leggauss(n)
+    return nodes.tolist(), weights.tolist()
+
+
+def coefficients(past: Sequence[float], sigma_next: float, warp: Warp = same) -> list[float]:
+    """The integrals, from past[0] to sigma_next, of the Lagrange polynomials through the levels `past`, newest first.
+
+    By Gauss-Legendre quadrature: exact for polynomials in sigma, to 1e-9 for polynomials in a smooth warp of it.
+    """
+    sigma = past[0]
+    nodes, weights = _gauss(len(past) if warp is same else 24)
+    u = [warp(level) for level in past]
+    out = [0.0] * len(past)
+    for node, weight in zip(nodes, weights, strict=True):
+        at = warp(sigma + (sigma_next - sigma) * (node + 1) / 2)
+        for j, u_j in enumerate(u):
+            basis = math.prod((at - u_k) / (u_j - u_k) for k, u_k in enumerate(u) if k != j)
+            out[j] += weight * (sigma_next - sigma) / 2 * basis
+    return out
+
+
+def _multistep(order: int, rule: Callable[[Sequence[float], float], Sequence[float]]) -> Stepper:
+    """A stepper that adds up the last `order` slopes with the rule's coefficients; a step to 0 returns x0."""
+    slopes: list[Tensor] = []  # newest first
+
+    def step(denoise: Denoise, x: Tensor, s: Step, noise: NoiseSource) -> tuple[Tensor, Tensor]:
+        x0 = denoise(x, s.sigma)
+        if s.sigma_next == 0:
+            return x0, x0
+        slopes.insert(0, slope(x, x0, s.sigma))
+        del slopes[order:]
+        past = [s.sigmas[s.index - j] for j in range(len(slopes))]
+        for c, d in zip(rule(past, s.sigma_next), slopes, strict=True):
+            x = x + c * d
+        return x, x0
+
+    return step
+
+
+def lms(order: int = 4) -> Stepper:
+    """Adams-Bashforth on the levels as they lie, with exactly integrated polynomials (Hairer et al. 1993, III.5)."""
+    if not 1 <= order <= 100:
+        raise ValueError(f"order: 1..100 is wanted, got {order}")
+    return _multistep(order, coefficients)
+
+
+def deis(order: int = 3) -> Stepper:
+    """tAB-DEIS: the slope is a polynomial in VP time, not in sigma (Zhang and Chen 2023, eq. 15)."""
+    if not 1 <= order <= 4:
+        raise ValueError(f"order: 1..4 is wanted, got {order}")
+    return _multistep(order, lambda past, sigma_next: coefficients(past, sigma_next, vp_time))
+
+
+# Adams-Bashforth for steps of equal length (Hairer et al. 1993, III.1, table 1.1), newest first
+_EQUAL_STEPS = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
+
+
+def ipndm(order: int = 4) -> Stepper:
+    """Improved PNDM: the equal-step coefficients, whatever the steps (Zhang and Chen 2023, sec. 4)."""
+    if not 1 <= order <= 4:
+        raise ValueError(f"order: 1..4 is wanted, got {order}")
+    return _multistep(order, lambda past, sigma_next: [c * (sigma_next - past[0]) for c in _EQUAL_STEPS[len(past) - 1]])
+
+
+def gradient_estimation(gamma: float = 2.0) -> Stepper:
+    """Euler with the change of slope extrapolated: d + (gamma - 1)(d - d_prev) (Permenter and Yuan 2024, alg. 2)."""
+    previous: list[Tensor] = []
+
+    def step(denoise: Denoise, x: Tensor, s: Step, noise: NoiseSource) -> tuple[Tensor, Tensor]:
+        x0 = denoise(x, s.sigma)
+        if s.sigma_next == 0:
+            return x0, x0
+        d = slope(x, x0, s.sigma)
+        d_bar = d + (gamma - 1) * (d - previous[0]) if previous else d
+        previous[:] = [d]
+        return x + d_bar * (s.sigma_next - s.sigma), x0
+
+    return step

@@ -1,0 +1,261 @@
+"""A session: weights on the device, patches in effect, and a network to call; all of it undone on exit, however the run ended."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diffusion import batch
+from diffusion.attention import Hub
+from diffusion.family import Family, family
+from diffusion.features import tapped, total
+from diffusion.guidance import Guidance
+from diffusion.memory import TorchDevice
+from diffusion.patch import (
+    AttentionPatch,
+    Block,
+    Combine,
+    DenoiseAt,
+    FeaturePatch,
+    GuidancePatch,
+    GuideCall,
+    Moment,
+    NetCall,
+    Patch,
+    Rows,
+    Run,
+    Site,
+    StepPatch,
+)
+from diffusion.schedule import Step
+from diffusion.values import Conditioning, Model
+from diffusion.weights import applied, deltas_of
+
+
+@contextmanager
+def open_session(
+    model: Model,
+    guidance: Guidance,
+    device: TorchDevice,
+    *,
+    sigmas: Sequence[float] = (),
+    samples: tuple[str, ...] = (),
+    shape: Sequence[int] | None = None,
+) -> Iterator[Net]:
+    """Open a model for evaluation. One session at a time may have the same weights open.
+
+    `sigmas`: the levels to be visited, for patches that plan ahead; `samples`: names of the batch's rows, for patches; `shape`:
+    [b, c, h, w] of what will be evaluated, to make room for it beforehand.
+    """
+    which = family(model.weights.family)
+    with ExitStack() as stack:
+        unet = stack.enter_context(device.weights(model.weights))
+        stack.enter_context(applied(unet, deltas_of(model.patches)))
+        net = Net(model, guidance, device, which, unet, stack, tuple(sigmas), samples)
+        if shape is not None:
+            entries = sum(len(conditioning) for conditioning in net.branches.values())
+            device.reserve(which.working_bytes(unet, entries * shape[0], shape[2], shape[3]))
+        try:
+            yield net
+        finally:
+            net.closed = True
+
+
+class Net:
+    """The network of an open session. States are float32, in the family's scale; `x` is VE form (x0 + σ·noise) unless said otherwise."""
+
+    def __init__(
+        self,
+        model: Model,
+        guidance: Guidance,
+        device: TorchDevice,
+        which: Family,
+        unet: nn.Module,
+        stack: ExitStack,
+        sigmas: tuple[float, ...],
+        samples: tuple[str, ...],
+    ) -> None:
+        self.model, self.guidance, self.samples = model, guidance, samples
+        self.device, self.dtype = device.torch, next(unet.parameters()).dtype
+        self.table, self.latent = model.process.table(), which.latent
+        self.step: Step | None = None  # the step that `before` opened
+        self.closed = False
+        self._family, self._unet, self._stack = which, unet, stack
+        self._sites, self._blocks = which.sites(unet), which.blocks(unet)
+        self._tapped: set[str] = set()
+        self._states: list[tuple[Patch, Any]] = []
+        self._resolved: dict[tuple[tuple[str, ...], int, int], list[batch.Part]] = {}
+        self._idle: set[str] = set()  # branches already warned about
+        self._rows, self._moment = Rows((), 0), Moment(-1, 0, 0.0, 0)
+        self._active: tuple[Any, ...] = ()
+        self._sizes: Mapping[int, tuple[int, int]] = {}
+        for site, module in self._sites:
+            stack.callback(setattr, module, "processor", module.processor)
+            module.processor = Hub(partial(self._at_site, site))  # type: ignore[assignment]
+        self._run = Run(self, self.device, self.dtype, tuple(s for s, _ in self._sites), tuple(b for b, _ in self._blocks), sigmas)
+        self._patches = tuple(self._begin(patch) for patch in model.patches)
+        self.branches, self._wanted = self._plan()
+
+    # -- what steppers call --
+
+    def denoise(self, x: Tensor, sigma: float) -> Tensor:
+        """The guided denoised estimate D of x [b, c, h, w] at noise level sigma."""
+        self._check(x)
+
+        def core(x: Tensor, moment: Moment) -> Tensor:
+            wanted = {name: self.branches[name] for name in self._wanted}
+            preds = self._evaluate(wanted, x, moment)
+            call = GuideCall(x, moment, preds, lambda c, x: self._evaluate({"extra": c}, x, moment)["extra"])
+            return self._combine(call)
+
+        run: DenoiseAt = core
+        for patch in self._of(StepPatch):
+            run = partial(patch.denoise, next=run)
+        return run(x, self._at(sigma))
+
+    def before(self, x: Tensor, step: Step) -> Tensor:
+        """The state that a step starts from, after the patches' edits, outermost first."""
+        self.step = step
+        for patch in reversed(self._of(StepPatch)):
+            x = patch.before(x, step)
+        return x
+
+    def after(self, x: Tensor, x0: Tensor, step: Step) -> Tensor:
+        """The state that a step ends with, after the patches' edits, innermost first; x0 is the step's denoised estimate."""
+        for patch in self._of(StepPatch):
+            x = patch.after(x, x0, step)
+        return x
+
+    # -- what techniques call --
+
+    def eps(self, x: Tensor, sigma: float) -> Tensor:
+        """The guided noise estimate ε of a VP state x = √ᾱ·x0 + √(1−ᾱ)·ε, asked at noise level sigma = √((1−ᾱ)/ᾱ).
+
+        In an inversion step the network is asked at the noisier end (`step.sigma_net`), though x is of the cleaner one.
+        """
+        x_ve = x * math.sqrt(1 + sigma**2)
+        return (x_ve - self.denoise(x_ve, sigma)) / sigma
+
+    def predict(self, which: str | Conditioning, x: Tensor, sigma: float) -> Tensor:
+        """The unguided denoised estimate D of x for one branch or for any conditioning."""
+        self._check(x)
+        name, conditioning = (which, self.branches[which]) if isinstance(which, str) else ("extra", which)
+        return self._evaluate({name: conditioning}, x, self._at(sigma))[name]
+
+    def state(self, patch: Patch) -> Any:
+        """What `patch.begin` returned for this session; KeyError for a patch that has not begun here."""
+        for description, state in self._states:
+            if description is patch:
+                return state
+        raise KeyError(f"{type(patch).__name__} is not at work in this session")
+
+    # -- inside --
+
+    def _check(self, x: Tensor) -> None:
+        if self.closed:
+            raise RuntimeError("the session is closed; its network cannot be called any more")
+        if x.ndim != 4:
+            raise ValueError(f"x: shape [b, c, h, w] is wanted, {tuple(x.shape)} given")
+
+    def _at(self, sigma: float) -> Moment:
+        index, count = (-1, 0) if self.step is None else (self.step.index, self.step.count)
+        return Moment(index, count, sigma, self.table.t(sigma))
+
+    def _begin(self, patch: Patch) -> Any:
+        for description, state in self._states:
+            if description is patch:
+                return state
+        state = patch.begin(self._run)
+        self._states.append((patch, state))
+        if isinstance(state, FeaturePatch):
+            for block, module in self._blocks:
+                if block.name not in self._tapped and state.at_block(block):
+                    self._stack.enter_context(tapped(module, block, self._at_block))
+                    self._tapped.add(block.name)
+        return state
+
+    def _of(self, seam: type[Any]) -> list[Any]:
+        return [patch for patch in self._patches if isinstance(patch, seam)]
+
+    def _plan(self) -> tuple[Mapping[str, Conditioning], tuple[str, ...]]:
+        branches = self.guidance.branches()
+        patches = self._of(GuidancePatch)
+        for patch in patches:
+            branches = patch.branches(branches)
+        spare = self.guidance.optional().difference(*(patch.needs() for patch in patches))
+        return branches, tuple(name for name in branches if name not in spare)
+
+    def _combine(self, call: GuideCall) -> Tensor:
+        run: Combine = self.guidance.combine
+        for patch in self._of(GuidancePatch):
+            run = partial(patch.combine, next=run)
+        return run(call)
+
+    def _evaluate(self, branches: Mapping[str, Conditioning], x: Tensor, moment: Moment) -> dict[str, Tensor]:
+        x = x.to(self.device, torch.float32)
+        active = [part for part in self._parts(branches, x.shape[2], x.shape[3]) if part.active(moment.sigma)]
+        done: dict[int, Tensor] = {}
+        for members in batch.group(active, mix_lengths=not self._of(AttentionPatch)):
+            done.update(zip(map(id, members), self._network(members, x, moment), strict=True))
+        preds = {}
+        for name in branches:
+            parts = [part for part in active if part.branch == name]
+            if not parts and name not in self._idle:
+                self._idle.add(name)
+                warnings.warn(
+                    f"no conditioning of {name!r} is active at noise level {moment.sigma:.4g}; its prediction is zero there", stacklevel=2
+                )
+            preds[name] = batch.average(parts, [done[id(part)] for part in parts], x)
+        return preds
+
+    def _parts(self, branches: Mapping[str, Conditioning], height: int, width: int) -> list[batch.Part]:
+        if any(self.branches.get(name) is not conditioning for name, conditioning in branches.items()):
+            return batch.resolve(branches, self.table, height, width)
+        key = (tuple(branches), height, width)
+        if key not in self._resolved:
+            self._resolved[key] = batch.resolve(branches, self.table, height, width)
+        return self._resolved[key]
+
+    def _network(self, parts: Sequence[batch.Part], x: Tensor, moment: Moment) -> tuple[Tensor, ...]:
+        """D of each part on its crop of x, from one evaluation of the network."""
+        b, process = x.shape[0], self.model.process
+        crops = torch.cat([part.crop(x) for part in parts])
+        scaled = process.scale_input(crops, moment.sigma)
+        if parts[0].entry.concat is not None:
+            further = [part.crop(batch.repeat_to(part.entry.concat, b).to(x)) for part in parts if part.entry.concat is not None]
+            scaled = torch.cat([scaled, torch.cat(further)], dim=1)
+        scaled = scaled.to(self.dtype)
+        context = batch.contexts(parts, b, moment.index, self.device).to(self.dtype)
+        self._rows, self._moment = self._name_rows(parts, b), moment
+        self._active = (*self._patches, *(self._begin(patch) for patch in parts[0].entry.patches))
+        self._sizes = self._family.sizes(self._unet, *crops.shape[2:])
+        net_call = NetCall(scaled, context, self._rows, moment, tuple(part.box for part in parts), (x.shape[2], x.shape[3]))
+        residuals = total(patch.residuals(net_call) for patch in self._active if isinstance(patch, FeaturePatch))
+        t = torch.full((len(scaled),), moment.t, device=self.device)
+        raw = self._family.predict(self._unet, scaled, t, context, residuals).float()
+        denoised = process.denoised(crops, moment.sigma, raw)
+        return tuple(denoised[i * b : (i + 1) * b] for i in range(len(parts)))
+
+    def _name_rows(self, parts: Sequence[batch.Part], b: int) -> Rows:
+        spans: list[tuple[str, int, int]] = []
+        for i, part in enumerate(parts):
+            if spans and spans[-1][0] == part.branch:
+                spans[-1] = (part.branch, spans[-1][1], (i + 1) * b)
+            else:
+                spans.append((part.branch, i * b, (i + 1) * b))
+        return Rows(tuple(spans), b, self.samples)
+
+    def _at_site(self, site: Site) -> tuple[Site, Rows, Moment, list[AttentionPatch]]:
+        site = replace(site, size=self._sizes[site.scale])
+        return site, self._rows, self._moment, [p for p in self._active if isinstance(p, AttentionPatch) and p.at_site(site)]
+
+    def _at_block(self, block: Block) -> tuple[Rows, Moment, list[FeaturePatch]]:
+        return self._rows, self._moment, [p for p in self._active if isinstance(p, FeaturePatch) and p.at_block(block)]

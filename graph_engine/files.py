@@ -1,0 +1,141 @@
+"""Folders of model files and pictures by kind: what there is, and the one safe way from a name to a path."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from graph_engine.errors import NodeError
+from graph_engine.packages import package_file
+from graph_engine.spec import InputSpec
+from graph_engine.suggest import did_you_mean, show
+
+__all__ = ["KINDS", "Folders"]
+
+_WEIGHTS = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin")
+_PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
+_OWN = ("input", "output", "temp")  # these lie beside `models`, and a name may choose between them: "a.png [output]"
+_LATENTS = (".latent",)
+_BESIDE = {**{kind: kind for kind in _OWN}, "latents": "input"}  # kinds whose folder lies beside `models`, and which it is
+_ALIASES = {"clip": "text_encoders", "unet": "diffusion_models", "t2i_adapter": "controlnet"}
+
+KINDS: tuple[str, ...] = (
+    "checkpoints",
+    "loras",
+    "vae",
+    "text_encoders",
+    "diffusion_models",
+    "controlnet",
+    "embeddings",
+    "ip_adapter",
+    "clip_vision",
+    "style_models",
+    "gligen",
+    "upscale_models",
+    "hypernetworks",
+    "concepts",
+    "latents",
+    *_OWN,
+)
+
+
+class Folders:
+    """Where files of each kind are looked for: `base/models/<kind>`, `base/input`, `base/output`, `base/temp`, then the
+    `extra` ones.
+    """
+
+    def __init__(self, base: str | Path, extra: Mapping[str, Sequence[str | Path]] | None = None) -> None:
+        self.base = Path(base)
+        self._extra = {
+            _ALIASES.get(kind, kind): [Path(path) for path in paths] for kind, paths in (extra or {}).items()
+        }
+
+    def places(self, kind: str) -> list[Path]:
+        """The folders of one kind, the first being where new files go. Raises NodeError for a kind that is no plain
+        name.
+        """
+        kind = _ALIASES.get(kind, kind)
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", kind):
+            raise NodeError(f"{show(kind)} is not a kind of folder; kinds are {', '.join(KINDS)}")
+        own = self.base / _BESIDE[kind] if kind in _BESIDE else self.base / "models" / kind
+        return [own, *self._extra.get(kind, ())]
+
+    def list(self, kind: str) -> tuple[str, ...]:
+        """The names of all files of one kind, with `/` between folders; for models also folders in the diffusers
+        layout.
+        """
+        names: dict[str, None] = {}
+        for place in self.places(kind):
+            names |= dict.fromkeys(
+                sorted(_names_in(place, _ALIASES.get(kind, kind)), key=lambda name: (name.casefold(), name))
+            )
+        return tuple(names)
+
+    def choices(self, spec: InputSpec) -> tuple[Any, ...]:
+        """What an input offers: its own choices, or for a file the embedded names and then those in its folders."""
+        if spec.folder is None:
+            return spec.choices or ()
+        return tuple(dict.fromkeys((*spec.embedded, *self.list(spec.folder))))
+
+    def resolve(self, kind: str, name: str, embedded: Mapping[str, str] | None = None) -> Path:
+        """The path of a file by name, which never leaves the folders of its kind.
+
+        `embedded` maps names that ship with a package to "package:relative/path" and goes first. A picture's name may
+        end in ` [output]`, ` [temp]` or ` [input]`. Raises NodeError when the name leads out, or there is no such file.
+        """
+        if embedded and name in embedded:
+            if (path := package_file(embedded[name])) is None:
+                raise NodeError(f"{name!r} should ship as {embedded[name]}, but that is not installed")
+            return path
+        kind = _ALIASES.get(kind, kind)
+        if kind in _OWN and (marked := re.fullmatch(r"(.*\S) \[(input|output|temp)\]", name, re.DOTALL)):
+            name, kind = marked[1], marked[2]
+        relative = _relative(name, kind)
+        for place in self.places(kind):
+            root = Path(os.path.realpath(place))
+            path = Path(os.path.realpath(root / relative))
+            if not path.is_relative_to(root):
+                raise NodeError(f"{show(name)} leads out of the folder {place}")
+            if path != root and path.exists():
+                return path
+        hint = did_you_mean(name, (*(embedded or ()), *self.list(kind)))
+        raise NodeError(f"there is no {show(name)} in {self.places(kind)[0]}" + (f"; {hint}" if hint else ""))
+
+
+def _relative(name: str, kind: str) -> PurePosixPath:
+    """The name as a relative path. Raises NodeError for one that is empty, absolute, or climbs."""
+    parts = name.replace("\\", "/").split("/")
+    bad = not name or "\0" in name or ".." in parts or parts[0] in ("", "~") or re.match(r"[A-Za-z]:", name) is not None
+    if bad or not PurePosixPath(*parts).parts:
+        raise NodeError(f"{show(name)} is not the name of a file in {kind}")
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError as error:
+        raise NodeError(f"{show(name)} cannot be the name of a file") from error
+    return PurePosixPath(*parts)
+
+
+def _names_in(place: Path, kind: str) -> list[str]:
+    root = os.path.realpath(place)
+    suffixes = _LATENTS if kind == "latents" else _PICTURES if kind in _OWN else _WEIGHTS
+    # a checkpoint folder says which parts it has, a folder of one part how that part is built
+    marker = {"checkpoints": "model_index.json", "loras": "adapter_config.json"}.get(kind, "config.json")
+    found = []
+    for folder, below, files in os.walk(root):
+        below[:] = [name for name in below if not name.startswith(".")]
+        inside = os.path.relpath(folder, root)
+        if kind not in _BESIDE and inside != "." and marker in files:
+            found.append(inside.replace(os.sep, "/"))
+            below.clear()
+            continue
+        for name in files:
+            path = os.path.join(folder, name)
+            if name.startswith(".") or not name.lower().endswith(suffixes):
+                continue
+            if os.path.islink(path) and not Path(os.path.realpath(path)).is_relative_to(root):
+                continue
+            found.append(os.path.relpath(path, root).replace(os.sep, "/"))
+    return found

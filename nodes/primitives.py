@@ -1,0 +1,95 @@
+"""Plain values as nodes, and a look at any value."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
+from torch import Tensor
+
+from graph_engine.node import Node
+from nodes.params import number
+
+if TYPE_CHECKING:
+    from graph_engine.context import Context
+
+LARGEST = 2**63 - 1
+
+
+class PrimitiveInt(Node, category="utils/primitive", title="Int"):
+    """A whole number for several inputs."""
+
+    value: Annotated[int, number(-LARGEST, LARGEST, 1, "The number.", control_after_generate=True)]
+
+    def run(self, ctx: Context) -> int:
+        return self.value
+
+
+class PrimitiveFloat(Node, category="utils/primitive", title="Float"):
+    """A number for several inputs."""
+
+    value: Annotated[float, number(-LARGEST, LARGEST, 0.01, "The number.")]
+
+    def run(self, ctx: Context) -> float:
+        return self.value
+
+
+class PrimitiveString(Node, category="utils/primitive", title="String"):
+    """A text of one line for several inputs."""
+
+    value: str
+
+    def run(self, ctx: Context) -> str:
+        return self.value
+
+
+class PrimitiveStringMultiline(Node, category="utils/primitive", title="String (Multiline)"):
+    """A text of several lines for several inputs."""
+
+    value: Annotated[str, Field(json_schema_extra={"multiline": True})]
+
+    def run(self, ctx: Context) -> str:
+        return self.value
+
+
+class PrimitiveBoolean(Node, category="utils/primitive", title="Boolean"):
+    """True or false for several inputs."""
+
+    value: bool
+
+    def run(self, ctx: Context) -> bool:
+        return self.value
+
+
+class PreviewAny(Node, category="utils", title="Preview Any", output=True):
+    """Show any value as text."""
+
+    source: Annotated[Any, Field(description="Numbers and texts are shown as they are, everything else as a description.")]
+
+    def run(self, ctx: Context) -> None:
+        ctx.show(text=describe(self.source))
+
+
+def describe(value: Any) -> str:
+    """A value as text: texts and numbers as they are, JSON for what has one, tensors by shape, other values field by field."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, (bool, int, float)):
+        return str(value)
+    try:
+        return json.dumps(value, indent=4, ensure_ascii=False)
+    except (TypeError, ValueError):
+        return _outline(value)
+
+
+def _outline(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return f"{type(value).__name__}({', '.join(f'{f.name}={_outline(getattr(value, f.name))}' for f in dataclasses.fields(value))})"
+    if isinstance(value, (list, tuple)):
+        shown = [_outline(item) for item in value[:8]] + (["..."] if len(value) > 8 else [])
+        return f"[{', '.join(shown)}]"
+    return repr(value)

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import simple_nodes
+
+from graph_engine.registry import Registry
+
+
+@pytest.fixture(scope="session")
+def registry() -> Registry:
+    return Registry.of(*simple_nodes.ALL)
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Install a node package for one test: `install(name, {path: source}, value=entry point, version=...)`."""
+    place = tmp_path / "site"
+    place.mkdir()
+    monkeypatch.syspath_prepend(str(place))
+    before = set(sys.modules)
+
+    def put(name: str, files: dict[str, str], *, value: str | None = None, version: str = "1.0") -> None:
+        for relative, source in files.items():
+            path = place / relative
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(source)
+        info = place / f"{name}-{version}.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        (info / "entry_points.txt").write_text(f"[latentgraph.nodes]\n{name} = {value or name}\n")
+        importlib.invalidate_caches()
+
+    # an empty package hides the nodes of this project, which are slow to import and not what these tests are about
+    (place / "nodes").mkdir()
+    (place / "nodes" / "__init__.py").touch()
+    yield put
+    for module in set(sys.modules) - before:
+        if (file := getattr(sys.modules[module], "__file__", None)) and file.startswith(str(place)):
+            del sys.modules[module]
+

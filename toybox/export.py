@@ -1,0 +1,42 @@
+"""From a run folder to the diffusers folder that ships: half-precision safetensors and the configurations beside them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline
+from torch import nn
+
+from toybox import tokenizer as tokens
+from toybox.generator import Generator
+
+
+def scheduler() -> DDIMScheduler:
+    """Stable Diffusion 1.x's schedule."""
+    return DDIMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False, steps_offset=1
+    )  # fmt: skip
+
+
+def export(model: Generator, vae: AutoencoderKL, folder: Path) -> None:
+    """Write the folder that `StableDiffusionPipeline.from_pretrained` reads."""
+    tokenizer = tokens.build()
+    pipeline = StableDiffusionPipeline(
+        vae=_half(vae),
+        text_encoder=_half(model.text),
+        tokenizer=tokenizer,
+        unet=_half(model.unet),
+        scheduler=scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.save_pretrained(folder)
+    tokens.save(tokenizer, folder / "tokenizer")
+
+
+def _half(module: nn.Module) -> nn.Module:
+    for parameter in module.parameters():
+        parameter.data = parameter.data.to(torch.float16, memory_format=torch.contiguous_format)
+    return module

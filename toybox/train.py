@@ -1,0 +1,68 @@
+"""Train the toybox model: `python -m toybox.train all` makes the autoencoder, the cached latents, the U-Net and the shipped folder.
+
+Every stage goes on where it was stopped and runs unchanged on a CPU or a GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL
+
+import toybox
+from toybox import export, generator, latents, tokenizer, vae
+from toybox.run import Run
+
+STAGES = ("vae", "cache", "unet", "export", "all")
+
+
+def train_vae(folder: Path, device: str, minutes: float) -> None:
+    """The autoencoder, its latents normalised, in `folder/vae`."""
+    best = vae.train(Run(folder, "vae", minutes), device)
+    images = vae.to_signed(vae.pictures(0, 512))
+    latents.fold_normalization(best, images)
+    held_out = vae.to_signed(vae.pictures(vae.HELD_OUT_SEED, 256))
+    print(f"held-out PSNR {vae.psnr(best, held_out):.2f} dB")
+    best.save_pretrained(folder / "vae")
+
+
+def cache(folder: Path, device: str, scenes: int) -> None:
+    """The training set's latents and masks in `folder/latents.safetensors`."""
+    latents.cache(AutoencoderKL.from_pretrained(folder / "vae"), folder / "latents.safetensors", scenes, device)
+
+
+def train_unet(folder: Path, device: str, minutes: float) -> generator.Generator:
+    """The U-Net and the text encoder; a finished run is only read back."""
+    data = latents.load(folder / "latents.safetensors")
+    return generator.train(Run(folder, "unet", minutes), device, data, tokenizer.build())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m toybox.train", description=__doc__)
+    parser.add_argument("stage", choices=STAGES, nargs="?", default="all")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--vae-minutes", type=float, default=15)
+    parser.add_argument("--minutes", type=float, default=90, help="of U-Net training")
+    parser.add_argument("--scenes", type=int, default=20_000, help="in the cached training set")
+    parser.add_argument("--threads", type=int, help="CPU threads; beside other jobs one can be faster than two")
+    parser.add_argument("--out", type=Path, default=Path(".toybox"), help="the run folder: logs, checkpoints, cache")
+    parser.add_argument("--weights", type=Path, default=toybox.WEIGHTS, help="where export writes")
+    args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    wanted = STAGES[:-1] if args.stage == "all" else (args.stage,)
+    if "vae" in wanted and not (args.out / "vae").exists():
+        train_vae(args.out, args.device, args.vae_minutes)
+    if "cache" in wanted and not (args.out / "latents.safetensors").exists():
+        cache(args.out, args.device, args.scenes)
+    if "unet" in wanted:
+        train_unet(args.out, args.device, args.minutes)
+    if "export" in wanted:
+        model = generator.read(args.out / "unet.pt", tokenizer.build())
+        export.export(model, AutoencoderKL.from_pretrained(args.out / "vae"), args.weights)
+
+
+if __name__ == "__main__":
+    main()
