@@ -137,7 +137,7 @@ def _export_elsewhere() -> bytes:
     with tempfile.TemporaryDirectory(prefix="latentgraph-") as folder:
         out = Path(folder) / "catalogue.json"
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
-        command = [sys.executable, "-m", __name__, str(out)]
+        command = [sys.executable, "-P", "-m", __name__, str(out)]  # -P: the same path as here, not the current folder
         done = subprocess.run(
             command, env=environment, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL
         )

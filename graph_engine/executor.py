@@ -196,10 +196,15 @@ class Execution:
         entry = self._graph[id]
         return eager_sources(entry, self._graph.specs[entry.class_type])
 
-    def _include(self, wanted: Iterable[str]) -> list[str]:
-        """Bring nodes and what they need into the run; the new ones. Later ones go first, so that what was begun is finished."""
+    def _include(self, wanted: Iterable[str], written: Iterable[str] = ()) -> list[str]:
+        """Bring nodes and what they need into the run; the new ones.
+
+        Those of a later call go first, so that what was begun is finished; within a call those go in the order that they are `written` in.
+        """
         new = self._plan.include(wanted)
-        for place, id in enumerate(new):
+        places = {id: place for place, id in enumerate(written)}
+        for position, id in enumerate(new):
+            place = places.get(id, position)
             entry = self._graph[id]
             cls = self._house.registry[entry.class_type]
             task = self._tasks[id] = Task(id, entry, cls, self._graph.source, self._makers.get(id))
@@ -417,7 +422,7 @@ class Execution:
     def _expand(self, task: Task, outcome: Outcome, ctx: Context) -> None:
         try:
             grown = grow(task, outcome, ctx, self._graph, self._makers)
-            new = self._include(grown.needs)
+            new = self._include(grown.needs, grown.nodes)
         except NodeError as error:
             self._fail(task, error)
             return

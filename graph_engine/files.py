@@ -112,9 +112,11 @@ def _relative(name: str, kind: str) -> PurePosixPath:
     if bad or not PurePosixPath(*parts).parts:
         raise NodeError(f"{show(name)} is not the name of a file in {kind}")
     try:
-        os.fsencode(name)
-    except UnicodeEncodeError as error:
-        raise NodeError(f"{show(name)} cannot be the name of a file") from error
+        too_long = any(len(os.fsencode(part)) > 255 for part in parts)
+    except UnicodeEncodeError:
+        too_long = True  # half of a character has no file name either
+    if too_long or len(name) > 4000:
+        raise NodeError(f"{show(name)} cannot be the name of a file")
     return PurePosixPath(*parts)
 
 

@@ -35,6 +35,8 @@ def package_paths(name: str) -> list[Path]:
 def package_file(reference: str) -> Path | None:
     """The file or folder that "package:relative/path" names, or None when it is not there."""
     package, _, relative = reference.partition(":")
+    if not relative:
+        return None
     candidates = (folder / relative for folder in package_paths(package) if folder.is_dir())
     return next((path for path in candidates if path.exists()), None)
 

@@ -73,7 +73,8 @@ def unroll(
     short = {node: node.rpartition(".")[2] for node in inside}
     outside = {value.node for node in inside for value in graph[node].inputs.values() if isinstance(value, Link)}
     outside |= {value.node for value in end.inputs.values() if isinstance(value, Link)}
-    mark = "turn" if any(name.partition(".")[0].isdecimal() for name in outside - set(inside)) else ""
+    local = {f"{i}.{name}" for i in range(len(turns)) for name in short.values()}
+    mark = "" if local.isdisjoint(outside) else "turn"  # a node of the workflow happens to be called so
     copies: dict[str, NodeEntry] = {}
     results: list[Link | Constant] = []
     carried: Link | Constant = initial

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Self
 
@@ -102,7 +103,7 @@ class Diffuser:
         """Noise to latents."""
         empty = self.text([""])
         ts = self.timesteps(steps)
-        for t, u in zip(ts, ts[1:], strict=False):
+        for t, u in pairwise(ts):
             eps, x0 = self.guided(x, t, text, empty, guidance)
             alpha, sigma = self.level(u)
             x = alpha * x0 + sigma * eps
@@ -116,7 +117,7 @@ class Diffuser:
         at the end found so far (fixed-point inversion, Pan et al. 2023).
         """
         ts = self.timesteps(steps)[::-1]
-        for u, t in zip(ts, ts[1:], strict=False):
+        for u, t in pairwise(ts):
             (alpha_u, sigma_u), (alpha, sigma) = self.level(u), self.level(t)
             end = x
             for _ in range(1 + iterations):

@@ -141,8 +141,7 @@ class Probe:
         for n, presence in enumerate(chances["presence"].tolist()):
             there = [cell for cell, p in enumerate(presence) if p > 0.5]
             objects = tuple(
-                ObjectReading(**{name: guess(name, n, c) for name in OBJECT_LABELS}, position=Guess(CELLS[c], presence[c]))
-                for c in there
+                ObjectReading(**{name: guess(name, n, c) for name in OBJECT_LABELS}, position=Guess(CELLS[c], presence[c])) for c in there
             )
             count = min(len(there), len(COUNTS) - 1)
             whole = {name: guess(name, n) for name in PICTURE_LABELS}

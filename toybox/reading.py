@@ -72,9 +72,7 @@ class Reading:
     def agreement(self, scene: Scene) -> dict[str, bool]:
         """Attribute by attribute, whether the picture shows the scene; an object attribute must agree for every object."""
         found = self.assign(scene)
-        out = {
-            name: all(f is not None and f.agreement(o)[name] for f, o in zip(found, scene.objects, strict=True)) for name in OF_OBJECT
-        }
+        out = {name: all(f is not None and f.agreement(o)[name] for f, o in zip(found, scene.objects, strict=True)) for name in OF_OBJECT}
         return out | {
             "count": self.count.label == str(len(scene.objects)),
             "background_color": self.background_color.label == scene.background.color,

@@ -1,4 +1,4 @@
-"""Train the toybox model: `python -m toybox.train all` makes the autoencoder, the cached latents, the U-Net and the shipped folder.
+"""Train the toybox model: `python -m toybox.train all` makes the autoencoder, the cached latents, the U-Net, a better decoder and the shipped folder.
 
 Every stage goes on where it was stopped and runs unchanged on a CPU or a GPU.
 """
@@ -15,7 +15,7 @@ import toybox
 from toybox import export, generator, latents, tokenizer, vae
 from toybox.run import Run
 
-STAGES = ("vae", "cache", "unet", "export", "all")
+STAGES = ("vae", "cache", "unet", "decoder", "export", "all")
 
 
 def train_vae(folder: Path, device: str, minutes: float) -> None:
@@ -39,13 +39,20 @@ def train_unet(folder: Path, device: str, minutes: float) -> generator.Generator
     return generator.train(Run(folder, "unet", minutes), device, data, tokenizer.build())
 
 
+def polish_decoder(folder: Path, device: str, minutes: float) -> None:
+    """A decoder trained on by itself, in `folder/vae_polished`."""
+    best = vae.polish(Run(folder, "decoder", minutes), device, AutoencoderKL.from_pretrained(folder / "vae"))
+    best.save_pretrained(folder / "vae_polished")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m toybox.train", description=__doc__)
     parser.add_argument("stage", choices=STAGES, nargs="?", default="all")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--vae-minutes", type=float, default=15)
-    parser.add_argument("--minutes", type=float, default=90, help="of U-Net training")
-    parser.add_argument("--scenes", type=int, default=20_000, help="in the cached training set")
+    parser.add_argument("--minutes", type=float, default=75, help="of U-Net training")
+    parser.add_argument("--decoder-minutes", type=float, default=15)
+    parser.add_argument("--scenes", type=int, default=10_000, help="in the cached training set")
     parser.add_argument("--threads", type=int, help="CPU threads; beside other jobs one can be faster than two")
     parser.add_argument("--out", type=Path, default=Path(".toybox"), help="the run folder: logs, checkpoints, cache")
     parser.add_argument("--weights", type=Path, default=toybox.WEIGHTS, help="where export writes")
@@ -59,9 +66,11 @@ def main() -> None:
         cache(args.out, args.device, args.scenes)
     if "unet" in wanted:
         train_unet(args.out, args.device, args.minutes)
+    if "decoder" in wanted and not (args.out / "vae_polished").exists():
+        polish_decoder(args.out, args.device, args.decoder_minutes)
     if "export" in wanted:
         model = generator.read(args.out / "unet.pt", tokenizer.build())
-        export.export(model, AutoencoderKL.from_pretrained(args.out / "vae"), args.weights)
+        export.export(model, AutoencoderKL.from_pretrained(args.out / "vae_polished"), args.weights)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -111,9 +111,7 @@ def _third(scene: Scene, lot: random.Random) -> Scene | None:
     for _ in range(30):
         (obj,) = sample(lot.randrange(2**31), 1, size="small").objects
         x, y, r = place(obj, jitter["object0"])[:3]
-        if obj.color != scene.background.color and all(
-            (x - x0) ** 2 + (y - y0) ** 2 >= (r + r0 + MARGIN) ** 2 for x0, y0, r0 in others
-        ):
+        if obj.color != scene.background.color and all((x - x0) ** 2 + (y - y0) ** 2 >= (r + r0 + MARGIN) ** 2 for x0, y0, r0 in others):
             return Scene((obj,), scene.background, scene.seed)
     return None
 
@@ -138,7 +136,7 @@ def augment(pictures: Tensor, generator: torch.Generator) -> Tensor:
     k = kernel[blurred].repeat_interleave(3, 0)[:, None]
     rows_of = F.pad(x[blurred].flatten(0, 1)[None], (3, 3, 3, 3), mode="replicate")
     soft = F.conv2d(F.conv2d(rows_of, k[:, :, None, :], groups=len(k)), k[:, :, :, None], groups=len(k))
-    x = x.index_copy(0, blurred, soft[0].unflatten(0, (-1, 3)))
+    x = x.index_copy(0, blurred, soft[0].reshape(-1, 3, SIDE, SIDE))
     x = 0.5 + (x - 0.5) * (1 + uniform(-0.1, 0.1, 1, 1, 1)) + uniform(-0.04, 0.04, 3, 1, 1) * sometimes(0.7, 1, 1, 1)
     noisy = torch.randperm(b, generator=generator)[: b // 2]
     noise = torch.randn(x[noisy].shape, generator=generator) * uniform(0, 0.06, 1, 1, 1)[noisy]
@@ -166,7 +164,7 @@ def round_trip(folder: Path, noise: float = 0.0) -> RoundTrip:
 
 
 def training_set(run: Run, count: int, vae: Path | None) -> tuple[np.ndarray, dict[str, Tensor]]:
-    """Bytes (n, 128, 128, 3) on disk and targets; with an autoencoder every second picture comes out of it. Made once for each autoencoder."""
+    """Bytes (n, 128, 128, 3) on disk and targets; with an autoencoder every third picture has been through it."""
     examples = [Example.by_lot(FIRST_SEED + i) for i in range(count)]
     targets = [e.targets() for e in examples]
     stacked = {name: torch.stack([t[name] for t in targets]) for name in targets[0]}
@@ -182,11 +180,11 @@ def training_set(run: Run, count: int, vae: Path | None) -> tuple[np.ndarray, di
         for i in range(0, count, BATCH):
             x = torch.stack([e.picture() for e in examples[i : i + BATCH]])
             if through:
-                x[1::2] = through(x[1::2])
+                x[2::3] = through(x[2::3])
             pictures[i : i + BATCH] = (x * 255).round().byte().numpy()
         pictures.flush()
         partly.rename(path)
-        run.log(f"{count} pictures rendered" + (", every second one through the autoencoder" if vae else ""))
+        run.log(f"{count} pictures rendered" + (", every third one through the autoencoder" if vae else ""))
     return np.load(path, mmap_mode="r"), stacked
 
 
@@ -198,10 +196,13 @@ def loss_of(logits: dict[str, Tensor], targets: dict[str, Tensor]) -> Tensor:
     return total
 
 
-def train(run: Run, device: str, vae: Path | None, count: int, lr: float = 3e-3) -> Probe:
-    """A short warm-up and a linear decay; returns the average of the weights. Batches are a function of the step alone."""
+def train(run: Run, device: str, vae: Path | None, count: int, lr: float = 3e-3, until: int | None = None) -> Probe:
+    """A short warm-up and a linear decay, or only `until` a step of it; returns the average of the weights.
+
+    Batches are a function of the step alone, so that a run resumes exactly.
+    """
     torch.manual_seed(0)
-    net = ProbeNet().to(device, memory_format=torch.channels_last)
+    net = ProbeNet().to(device)
     optimizer = MuonAdamW(net.named_parameters(), lr, weight_decay=0.02)
     average = {name: value.clone() for name, value in net.state_dict().items()}
     if state := run.resume():
@@ -209,7 +210,7 @@ def train(run: Run, device: str, vae: Path | None, count: int, lr: float = 3e-3)
         optimizer.load_state_dict(state["optimizer"])
         average = state["average"]
     pictures, targets = training_set(run, count, vae)
-    while run.progress < 1:
+    while run.progress < 1 and run.step != until:
         lot = torch.Generator().manual_seed(run.step)
         rows = torch.randint(len(pictures), (BATCH,), generator=lot)
         x = augment(torch.from_numpy(pictures[rows.numpy()]).float() / 255, lot).to(device)
@@ -239,8 +240,15 @@ def _with(average: dict[str, Tensor]) -> Probe:
 
 def mixed_scenes(first: int, count: int) -> list[Scene]:
     """Scenes to judge the probe on: every third one has a held-out shape, texture or subject."""
-    unseen: Sequence[dict[str, str]] = [{"shape": s} for s in HELD_OUT_SHAPES + SUBJECTS] + [{"texture": "zigzag"}]
-    return [sample(first + i, **(unseen[i // 3 % len(unseen)] if i % 3 == 0 else {})) for i in range(count)]
+    unseen = [*(("shape", name) for name in HELD_OUT_SHAPES + SUBJECTS), ("texture", "zigzag")]
+
+    def scene(i: int) -> Scene:
+        if i % 3:
+            return sample(first + i)
+        attribute, name = unseen[i // 3 % len(unseen)]
+        return sample(first + i, None, **{attribute: name})
+
+    return [scene(i) for i in range(count)]
 
 
 def accuracy(probe: Probe, count: int, through: RoundTrip | None = None, first: int = HELD_OUT_SEED) -> dict[str, float]:
@@ -264,8 +272,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path(".toybox/probe"), help="checkpoints, pictures and the log")
     parser.add_argument("--out", type=Path, default=WEIGHTS / "probe", help="where the trained weights go")
     parser.add_argument("--vae", type=Path, default=WEIGHTS / "vae", help="the trained autoencoder; renders alone where there is none")
-    parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--count", type=int, default=24_000, help="pictures in the training set")
+    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--count", type=int, default=12_000, help="pictures in the training set")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=None)
     args = parser.parse_args()

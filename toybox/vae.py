@@ -1,16 +1,15 @@
-"""Training of the autoencoder: 128 x 128 pictures to latents 16 x 16 x 4 and back."""
+"""Training of the autoencoder: 128 x 128 pictures to latents 16 x 16 x 4 and back; first both halves, later the decoder alone."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import Tensor
 
+from toybox.optim import MuonAdamW
 from toybox.run import Run
 from toybox.scenes import render, sample
 
@@ -85,6 +84,44 @@ def train(run: Run, device: str, config: dict = FULL, count: int = 6_000, lr: fl
     best = _with(config, average)
     run.log(f"done, PSNR {psnr(best, held_out):.2f} dB")
     return best
+
+
+def polish(
+    run: Run, device: str, vae: AutoencoderKL, count: int = 6_000, batch_size: int = 4, lr: float = 1e-3
+) -> AutoencoderKL:
+    """Train the decoder on alone, on whole pictures and noiseless latents: the latents, and so the U-Net, stay as they are."""
+    vae = vae.to(device, memory_format=torch.channels_last).requires_grad_(False)
+    trained = {k: p.requires_grad_() for k, p in vae.named_parameters() if k.startswith("decoder.")}
+    optimizer = MuonAdamW(trained.items(), lr)
+    average = {k: p.detach().clone() for k, p in trained.items()}
+    if state := run.resume():
+        vae.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        average = state["average"]
+    train_set, held_out = pictures(0, count), to_signed(pictures(HELD_OUT_SEED, 64))
+    while run.progress < 1:
+        rows = torch.randint(len(train_set), (batch_size,), generator=torch.Generator().manual_seed(run.step))
+        x = to_signed(train_set[rows]).to(device)
+        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+            with torch.no_grad():
+                z = vae.encode(x).latent_dist.mean
+            y = vae.decode(z).sample.float()
+        # the logarithm weighs every picture alike, as the mean PSNR does
+        loss = _loss(y, x) + 0.05 * (y - x).square().mean((1, 2, 3)).log().mean()
+        loss.backward()
+        optimizer.step(min(1.0, (run.step + 1) / 50) * max(1 - run.progress, 0.01))
+        run.step += 1
+        keep = min(0.99, run.step / (run.step + 10))
+        torch._foreach_lerp_([*average.values()], [p.detach() for p in trained.values()], 1 - keep)
+        if run.step % 50 == 0:
+            run.log(f"loss {loss.item():.4f}")
+        if run.save_due:
+            run.save({"model": vae.state_dict(), "optimizer": optimizer.state_dict(), "average": average})
+            run.log(f"PSNR {psnr(vae, held_out):.2f} dB")
+    run.save({"model": vae.state_dict(), "optimizer": optimizer.state_dict(), "average": average})
+    vae.load_state_dict(average, strict=False)
+    run.log(f"done, PSNR {psnr(vae, held_out):.2f} dB")
+    return vae.eval()
 
 
 def _with(config: dict, state: dict) -> AutoencoderKL:

@@ -111,9 +111,10 @@ def test_both_slashes_and_the_marked_folders_are_understood(folders: Folders) ->
         "../secret.png [output]",
         "\ud800.png",
         "a" * 5000,
+        "a/" * 3000 + "a",
         "deep//../a.png",
     ],
-    ids=ascii,
+    ids=lambda name: ascii(name)[:30],
 )
 def test_a_name_that_leads_out_or_nowhere_is_refused(folders: Folders, name: str) -> None:
     with pytest.raises(NodeError):
