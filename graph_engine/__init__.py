@@ -5,6 +5,9 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+# not lazily as the others: importing the module of the same name would put the module here
+from graph_engine.validate import validate
+
 if TYPE_CHECKING:
     from graph_engine.builder import Graph
     from graph_engine.catalogue import Catalogue
@@ -17,7 +20,6 @@ if TYPE_CHECKING:
     from graph_engine.registry import Registry
     from graph_engine.sockets import Lazy
     from graph_engine.spec import NodeSpec, Problem
-    from graph_engine.validate import validate
     from graph_engine.workflow import Workflow
 
 __all__ = [
@@ -63,7 +65,6 @@ _HOME = {
     "Result": "engine",
     "Workflow": "workflow",
     "WorkflowError": "errors",
-    "validate": "validate",
 }
 
 

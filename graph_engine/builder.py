@@ -130,9 +130,7 @@ class Graph:
             if wanted is None:
                 hint: str = did_you_mean(name, spec.by_name) or f"inputs: {', '.join(spec.by_name) or 'none'}"
                 message = f"{type} has no input {name!r}"
-                problems.append(
-                    Problem(code="unknown_input", message=message, field=name, got=_plain(value), hint=hint, **where)
-                )
+                problems.append(Problem(code="unknown_input", message=message, field=name, got=_plain(value), hint=hint, **where))
                 continue
             try:
                 made[name], given = self._input(wanted, value)
@@ -158,15 +156,11 @@ class Graph:
         entry = NodeEntry(type, made, title, spec.version)
         for name, got, bound in self._types.bind(id, entry, spec, linked):
             message = f"{got[0]} given where the other inputs of this node carry {bound[0]}"
-            problems.append(
-                Problem(code="socket_mismatch", message=message, field=name, got=got[0], wanted=bound[0], **where)
-            )
+            problems.append(Problem(code="socket_mismatch", message=message, field=name, got=got[0], wanted=bound[0], **where))
         if problems:
             raise WorkflowError(problems)
         self._entries[id] = entry
-        outputs = tuple(
-            Output(id, output.name, n, self._types.of(id, spec, n)) for n, output in enumerate(spec.outputs)
-        )
+        outputs = tuple(Output(id, output.name, n, self._types.of(id, spec, n)) for n, output in enumerate(spec.outputs))
         return Placed(id, spec, outputs)
 
     def __getitem__(self, type: str) -> Callable[..., Placed]:
@@ -195,9 +189,7 @@ class Graph:
             value = value.only()
         if isinstance(value, Output):
             if value.node not in self._entries:
-                raise _error(
-                    "dangling_link", f"{value!r} belongs to another graph", hint="place its node in this graph"
-                )
+                raise _error("dangling_link", f"{value!r} belongs to another graph", hint="place its node in this graph")
             if not accepts(wanted.types, value.types):
                 called = " or ".join(wanted.types)
                 raise _error(
@@ -212,9 +204,7 @@ class Graph:
         if isinstance(value, tuple):
             value = list(value)
         if isinstance(value, list) and any(isinstance(item, (Placed, Output, Link)) for item in value):
-            raise _error(
-                "bad_link", "one input takes one link, not a list of them", hint="join them with a node that batches"
-            )
+            raise _error("bad_link", "one input takes one link, not a list of them", hint="join them with a node that batches")
         if objection := wanted.refuse(value):
             code, message, want = objection
             raise _error(code, message, got=_plain(value), wanted=want)

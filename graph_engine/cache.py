@@ -32,15 +32,23 @@ class Entry:
 
     __slots__ = ("key", "moved", "other", "record", "storages", "title", "transient", "value")
 
-    def __init__(self, key: bytes, value: tuple[Any, ...], record: Record, title: str, transient: bool) -> None:
+    def __init__(
+        self,
+        key: bytes,
+        value: tuple[Any, ...],
+        record: Record,
+        title: str = "",
+        transient: bool = False,
+        held: tuple[Storages, int] | None = None,
+    ) -> None:
         self.key, self.record, self.title = key, record, title
         self.transient = transient  # not kept once nobody needs it
         self.moved: frozenset[int] = frozenset()  # ids of tensors that belong on the device but lie on the host
-        self.hold(value)
+        self.value = value
+        self.storages, self.other = storages(value) if held is None else held
 
     def hold(self, value: tuple[Any, ...]) -> None:
         self.value = value
-        self.storages: Storages
         self.storages, self.other = storages(value)
 
     @property
@@ -117,15 +125,23 @@ class Cache:
             if value is None:
                 self._stored.discard(key)
                 return None
-            self._insert(Entry(key, value, record, "", transient=False))
+            self._insert(Entry(key, value, record))
         self._settle(record.bytes)
         return value
 
     def put(
-        self, key: bytes, value: tuple[Any, ...], record: Record, *, title: str = "", transient: bool = False
+        self,
+        key: bytes,
+        value: tuple[Any, ...],
+        record: Record,
+        *,
+        title: str = "",
+        transient: bool = False,
+        held: tuple[Storages, int] | None = None,
     ) -> None:
-        """Take in what a node made; a transient value leaves as soon as nobody needs it."""
+        """Take in what a node made, pinned; a transient value leaves as soon as nobody needs it. `held` is `storages(value)` if known."""
         with self._lock:
+            self.pin(key)
             self._remember(key, record)
             if not transient:
                 self._unsaved.add(key)
@@ -133,7 +149,7 @@ class Cache:
             if (old := self._entries.get(key)) is not None:
                 self._remove(old)
             if value:
-                self._insert(Entry(key, value, record, title, transient))
+                self._insert(Entry(key, value, record, title, transient, held))
         self._settle(record.bytes)
 
     def discard(self, key: bytes) -> None:

@@ -93,9 +93,7 @@ class _Export(BaseModel):
 def _state() -> dict[str, str | tuple[str, ...] | Stamps]:
     """Versions and stamps of the node packages and of this one, found without importing them."""
     points = node_packages()
-    named = tuple(
-        f"{p.name} = {p.value} {p.dist.name if p.dist else ''} {p.dist.version if p.dist else ''}" for p in points
-    )
+    named = tuple(f"{p.name} = {p.value} {p.dist.name if p.dist else ''} {p.dist.version if p.dist else ''}" for p in points)
     files = [path for package in (__package__, *(point.module for point in points)) for path in sources(package)]
     return {"python": sys.version, "packages": named, "sources": _stamps(str(path) for path in files)}
 
@@ -138,9 +136,7 @@ def _export_elsewhere() -> bytes:
         out = Path(folder) / "catalogue.json"
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
         command = [sys.executable, "-P", "-m", __name__, str(out)]  # -P: the same path as here, not the current folder
-        done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL
-        )
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL)
         if done.returncode != 0 or not out.is_file():
             said = "\n".join(done.stderr.strip().splitlines()[-15:])
             raise GraphError(f"the node packages could not be read (exit code {done.returncode}):\n{said}")

@@ -75,9 +75,7 @@ class NodeCheck:
                 problems.append(problem)
         if old:
             return problems
-        problems += [
-            self._missing(at, wanted) for wanted in spec.inputs if wanted.required and wanted.name not in entry.inputs
-        ]
+        problems += [self._missing(at, wanted) for wanted in spec.inputs if wanted.required and wanted.name not in entry.inputs]
         if spec.generic:
             problems += self._linking.settle(at, linked)
         if spec.checks and self._registry is not None:
@@ -93,11 +91,10 @@ class NodeCheck:
         if code == "value_not_in_list":
             if self._folders is not None and wanted.folder is not None and isinstance(value, str):
                 try:
-                    self._folders.resolve(wanted.folder, value, wanted.embedded)
+                    if self._folders.find(wanted.folder, value, wanted.embedded) is not None:
+                        return None  # another spelling of a file that is there
                 except GraphError as error:
                     message = str(error)
-                else:
-                    return None  # another spelling of a file that is there
             hint = self._hints.choice(value, (wanted.choices if choices is None else choices) or ())
             if hint is None and self._folders is not None and wanted.folder is not None:
                 hint = f"put files into {self._folders.places(wanted.folder)[0]}"
@@ -158,10 +155,7 @@ class NodeCheck:
                 inputs[name] = value.value if isinstance(value, Constant) else wanted.canonical(value)
         try:
             said = [each if isinstance(each, tuple) else (None, each) for each in registry[at.spec.type].check(inputs)]
-            return [
-                at.problem("custom", str(message), field, got=given.get(field) if field else None)
-                for field, message in said
-            ]
+            return [at.problem("custom", str(message), field, got=given.get(field) if field else None) for field, message in said]
         except Exception as error:
             if problems:
                 return []  # it may well stumble over what is listed already
@@ -179,9 +173,7 @@ def _misspelt(at: At, name: str) -> str | None:
 def _newer(at: At) -> Problem:
     message = f"saved with version {at.entry.version} of {at.spec.type}, but version {at.spec.version} is installed"
     package = f"the package {at.spec.package!r}" if at.spec.package else "the package that has it"
-    return at.problem(
-        "bad_version", message, "_meta.version", got=at.entry.version, wanted=at.spec.version, hint=f"update {package}"
-    )
+    return at.problem("bad_version", message, "_meta.version", got=at.entry.version, wanted=at.spec.version, hint=f"update {package}")
 
 
 def _is_number(text: str) -> bool:

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 __all__ = ["NotPlain", "content_digest", "decode", "encode"]
 
 
+_write = json.JSONEncoder(separators=(",", ":")).encode  # ASCII, so that lone surrogates pass
+
+
 class NotPlain(GraphError):
     """The value holds something that has no plain form, or the form names a class that is not there (any more)."""
 
@@ -40,7 +43,7 @@ def encode(value: Any, belongs: frozenset[int] = frozenset()) -> tuple[str, list
             found.append(tensor)
         return {"$tensor": known[id(tensor)], "device": id(tensor) in belongs or not on_host(tensor)}
 
-    return json.dumps(_plain(value, place), separators=(",", ":")), found
+    return _write(_plain(value, place)), found
 
 
 def decode(skeleton: str, tensors: Mapping[str, Any], to_device: Callable[[Any], Any]) -> Any:
@@ -61,8 +64,8 @@ def content_digest(value: Any, device: Device) -> bytes:
         raw = hashlib.blake2b(_raw(tensor, device), digest_size=16).hexdigest()
         return {"$tensor": raw, "dtype": str(tensor.dtype), "shape": list(tensor.shape), "device": not on_host(tensor)}
 
-    text = json.dumps(_plain(value, by_content), separators=(",", ":"))
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16, person=b"content").digest()
+    text = _write(_plain(value, by_content))
+    return hashlib.blake2b(text.encode(), digest_size=16, person=b"content").digest()
 
 
 def _raw(tensor: Any, device: Device) -> bytes:

@@ -71,9 +71,7 @@ def _input(where: str, name: str, info: FieldInfo) -> InputSpec:
         widget=widget,
         **bounds,
     )
-    return (
-        spec if required else _with_default(spec, info.get_default(call_default_factory=True, validated_data={}), where)
-    )
+    return spec if required else _with_default(spec, info.get_default(call_default_factory=True, validated_data={}), where)
 
 
 def _with_default(spec: InputSpec, default: Any, where: str) -> InputSpec:
@@ -141,9 +139,7 @@ def read_outputs(cls: type[Any]) -> tuple[OutputSpec, ...]:
 
 def _output(name: str, annotation: Any, where: str) -> OutputSpec:
     socket = read_annotation(annotation, where, bases=True)
-    description = next(
-        (mark.description for mark in marks(annotation) if isinstance(mark, FieldInfo) and mark.description), ""
-    )
+    description = next((mark.description for mark in marks(annotation) if isinstance(mark, FieldInfo) and mark.description), "")
     return OutputSpec(
         name=name,
         types=socket.names,
@@ -162,9 +158,7 @@ def _return_annotation(cls: type[Any]) -> Any:
     try:
         return eval(given, vars(sys.modules[cls.run.__module__]), _locals(cls))
     except (NameError, AttributeError) as error:
-        raise DeclarationError(
-            f"{cls.__name__}.run: {error}; import it where the class stands, not for type checkers only"
-        ) from error
+        raise DeclarationError(f"{cls.__name__}.run: {error}; import it where the class stands, not for type checkers only") from error
 
 
 def _locals(cls: type[Any]) -> dict[str, Any]:

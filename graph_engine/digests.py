@@ -11,9 +11,7 @@ from pathlib import Path
 
 __all__ = ["Digests"]
 
-_SETTLED = (
-    1_000_000_000  # ns; a file written this lately may be written again within one tick of the file system's clock
-)
+_SETTLED = 1_000_000_000  # ns; a file written this lately may be written again within one tick of the file system's clock
 
 
 class Digests:
@@ -30,9 +28,7 @@ class Digests:
         if path is not None:
             self._store.execute("PRAGMA journal_mode=WAL")
             self._store.execute("PRAGMA synchronous=NORMAL")
-        self._store.execute(
-            "CREATE TABLE IF NOT EXISTS digest (path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER, sha256 TEXT)"
-        )
+        self._store.execute("CREATE TABLE IF NOT EXISTS digest (path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER, sha256 TEXT)")
 
     def of(self, path: str | Path) -> str:
         """The sha256 of a file as hex; of a folder, that of its sorted relative names and file digests. Raises OSError

@@ -25,13 +25,7 @@ def read_document(document: object) -> tuple[dict[str, NodeEntry], list[Problem]
     if isinstance(document, (str, bytes, bytearray)):
         document = _parse(document, faults)
     if not isinstance(document, Mapping):
-        raise WorkflowError(
-            [
-                Problem(
-                    code="bad_document", message=f"{show(document)} is not a workflow", got=_plain(document), hint=_FORM
-                )
-            ]
-        )
+        raise WorkflowError([Problem(code="bad_document", message=f"{show(document)} is not a workflow", got=_plain(document), hint=_FORM)])
     if isinstance(document.get("nodes"), (list, tuple)):
         message = "this is the editor's own format, which says how the graph looks"
         hint = "export it in the API format from the editor (Workflow > Export (API))"
@@ -63,9 +57,7 @@ def read_input(value: Any) -> Any:
 
 def _entry(id: str, value: Any, faults: list[Problem]) -> NodeEntry:
     if not isinstance(value, Mapping):
-        faults.append(
-            Problem(code="not_a_node", message=f"{show(value)} is not a node", node=id, got=_plain(value), hint=_FORM)
-        )
+        faults.append(Problem(code="not_a_node", message=f"{show(value)} is not a node", node=id, got=_plain(value), hint=_FORM))
         return NodeEntry("")
     meta = value.get("_meta")
     meta = {str(key): part for key, part in meta.items()} if isinstance(meta, Mapping) else {}
@@ -73,11 +65,7 @@ def _entry(id: str, value: Any, faults: list[Problem]) -> NodeEntry:
     class_type = value.get("class_type", "")
     if not isinstance(class_type, str):
         message = f"class_type is {show(class_type)}, which is not a text"
-        faults.append(
-            Problem(
-                code="unknown_node", message=message, node=id, title=title, field="class_type", got=_plain(class_type)
-            )
-        )
+        faults.append(Problem(code="unknown_node", message=message, node=id, title=title, field="class_type", got=_plain(class_type)))
         class_type = ""
     where: dict[str, Any] = {"node": id, "title": title, "class_type": class_type or None}
     version = meta.pop("version", None)
@@ -100,9 +88,7 @@ def _parse(text: str | bytes | bytearray, faults: list[Problem]) -> object:
             names = [name for name, _ in found]
             for name in sorted({name for name in names if names.count(name) > 1}):
                 message = f"{show(name)} is written more than once in one object"
-                faults.append(
-                    Problem(code="duplicate_name", message=message, got=name, hint="give each node its own id")
-                )
+                faults.append(Problem(code="duplicate_name", message=message, got=name, hint="give each node its own id"))
         return made
 
     try:

@@ -477,8 +477,7 @@ class Execution:
             reason="" if blocked is None else blocked.reason,
         )
         task.record, task.identities = record, known
-        self._cache.pin(task.key)
-        self._cache.put(task.key, outputs, record, title=task.title, transient=not task.spec.cache)
+        self._cache.put(task.key, outputs, record, title=task.title, transient=not task.spec.cache, held=held)
         self._inflight.pop(task.key, None)
         if blocked is None:
             self._executed[task.id] = None

@@ -49,9 +49,7 @@ class Folders:
 
     def __init__(self, base: str | Path, extra: Mapping[str, Sequence[str | Path]] | None = None) -> None:
         self.base = Path(base)
-        self._extra = {
-            _ALIASES.get(kind, kind): [Path(path) for path in paths] for kind, paths in (extra or {}).items()
-        }
+        self._extra = {_ALIASES.get(kind, kind): [Path(path) for path in paths] for kind, paths in (extra or {}).items()}
 
     def places(self, kind: str) -> list[Path]:
         """The folders of one kind, the first being where new files go. Raises NodeError for a kind that is no plain
@@ -69,9 +67,7 @@ class Folders:
         """
         names: dict[str, None] = {}
         for place in self.places(kind):
-            names |= dict.fromkeys(
-                sorted(_names_in(place, _ALIASES.get(kind, kind)), key=lambda name: (name.casefold(), name))
-            )
+            names |= dict.fromkeys(sorted(_names_in(place, _ALIASES.get(kind, kind)), key=lambda name: (name.casefold(), name)))
         return tuple(names)
 
     def choices(self, spec: InputSpec) -> tuple[Any, ...]:
@@ -86,6 +82,13 @@ class Folders:
         `embedded` maps names that ship with a package to "package:relative/path" and goes first. A picture's name may
         end in ` [output]`, ` [temp]` or ` [input]`. Raises NodeError when the name leads out, or there is no such file.
         """
+        if (path := self.find(kind, name, embedded)) is not None:
+            return path
+        hint = did_you_mean(name, (*(embedded or ()), *self.list(kind)))
+        raise NodeError(f"there is no {show(name)} in {self.places(kind)[0]}" + (f"; {hint}" if hint else ""))
+
+    def find(self, kind: str, name: str, embedded: Mapping[str, str] | None = None) -> Path | None:
+        """As `resolve`, but None when there is no such file. Raises NodeError when the name leads out."""
         if embedded and name in embedded:
             if (path := package_file(embedded[name])) is None:
                 raise NodeError(f"{name!r} should ship as {embedded[name]}, but that is not installed")
@@ -101,8 +104,7 @@ class Folders:
                 raise NodeError(f"{show(name)} leads out of the folder {place}")
             if path != root and path.exists():
                 return path
-        hint = did_you_mean(name, (*(embedded or ()), *self.list(kind)))
-        raise NodeError(f"there is no {show(name)} in {self.places(kind)[0]}" + (f"; {hint}" if hint else ""))
+        return None
 
 
 def _relative(name: str, kind: str) -> PurePosixPath:

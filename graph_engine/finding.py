@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
 from graph_engine.entry import Link, NodeEntry
 from graph_engine.spec import NodeSpec, Problem
+from graph_engine.suggest import show
 
 __all__ = ["At"]
 
@@ -37,7 +39,18 @@ class At:
             title=self.entry.title or self.spec.title,
             class_type=self.entry.class_type,
             field=field,
-            got=got.to_json() if isinstance(got, Link) else got,
+            got=_plain(got),
             wanted=wanted,
             hint=hint,
         )
+
+
+def _plain(value: Any) -> Any:
+    """The value if JSON can hold it, else what it looks like."""
+    if isinstance(value, Link):
+        return value.to_json()
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        return show(value)
+    return value

@@ -75,9 +75,7 @@ class Hints:
             for output in reversed(spec.outputs)
             if ANY not in output.types and accepts(wanted, output.types)
         }
-        used = [
-            (id, makers[entry.class_type]) for id, entry in self._workflow.nodes.items() if entry.class_type in makers
-        ]
+        used = [(id, makers[entry.class_type]) for id, entry in self._workflow.nodes.items() if entry.class_type in makers]
         return used, list(makers)
 
     def value(self, spec: InputSpec) -> str | None:

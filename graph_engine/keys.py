@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["SMALL", "constant_identity", "environment_key", "identify", "node_key", "nonce", "output_identity"]
 
 SMALL = 64 * 1024  # bytes of all outputs of a node, up to which they are known by their content
+_write = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 _SCALARS = (bool, int, float, str, type(None))
 
 
@@ -30,7 +31,7 @@ def node_key(spec: NodeSpec, literals: Mapping[str, Any], files: Mapping[str, st
     `literals` are canonical, `files` holds the content of file inputs as hex digests, `inputs` the identities of what is linked.
     """
     links = {name: identity.hex() for name, identity in inputs.items()}
-    text = json.dumps([spec.type, spec.version, literals, files, links], sort_keys=True, separators=(",", ":"))
+    text = _write([spec.type, spec.version, literals, files, links])
     return hashlib.blake2b(text.encode(), digest_size=16, person=b"node").digest()
 
 

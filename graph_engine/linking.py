@@ -20,9 +20,7 @@ __all__ = ["Linking"]
 class Linking:
     """What the links of one document carry; nodes are settled sources first, so that generic outputs have a type."""
 
-    def __init__(
-        self, workflow: Workflow, specs: Mapping[str, NodeSpec], hints: Hints, places: Mapping[str, int]
-    ) -> None:
+    def __init__(self, workflow: Workflow, specs: Mapping[str, NodeSpec], hints: Hints, places: Mapping[str, int]) -> None:
         self._nodes = workflow.nodes
         self._specs = specs
         self._hints = hints

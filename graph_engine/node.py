@@ -74,6 +74,8 @@ class Node(BaseModel):
             raise DeclarationError(f"{cls.__name__}: the category is empty, and the editor hides a node that has none")
         if isinstance(version, bool) or not isinstance(version, int) or version < 1:
             raise DeclarationError(f"{cls.__name__}: version {version!r} is not a whole number from 1 up")
+        if taken := cls.__pydantic_fields__.keys() & {"run", "wants", "check", "migrate", "spec"}:
+            raise DeclarationError(f"{cls.__name__}: {', '.join(sorted(taken))} cannot be the name of an input")
         if cls.run is Node.run:
             raise DeclarationError(f"{cls.__name__}: a node needs a method `run(self, ctx)`")
         inputs = read_inputs(cls)

@@ -25,11 +25,7 @@ def package_paths(name: str) -> list[Path]:
         return [Path(spec.origin)] if spec.origin and not rest and Path(spec.origin).is_file() else []
     folders = [Path(folder) for folder in spec.submodule_search_locations]
     found = [folder.joinpath(*rest) for folder in folders]
-    return [
-        path if path.is_dir() else path.with_suffix(".py")
-        for path in found
-        if path.is_dir() or path.with_suffix(".py").is_file()
-    ]
+    return [path if path.is_dir() else path.with_suffix(".py") for path in found if path.is_dir() or path.with_suffix(".py").is_file()]
 
 
 def package_file(reference: str) -> Path | None:

@@ -62,9 +62,7 @@ class Registry:
         if not isinstance(spec, NodeSpec):
             raise DeclarationError(f"{getattr(cls, '__name__', cls)} is not a node: subclass Node with a category")
         if (taken := self._classes.get(spec.type)) is not None and taken is not cls:
-            raise DeclarationError(
-                f"the node type {spec.type!r} of {cls.__module__} is already declared in {taken.__module__}"
-            )
+            raise DeclarationError(f"the node type {spec.type!r} of {cls.__module__} is already declared in {taken.__module__}")
         self._classes[spec.type] = cls
         self._specs[spec.type] = spec.model_copy(update={"package": package}) if package else spec
         return cls
@@ -100,9 +98,7 @@ class Registry:
 
     def _take(self, point: importlib.metadata.EntryPoint) -> None:
         if point.attr:
-            self._broken.append(
-                Broken(point.name, f"the entry point must name a package or module, not {point.value!r}")
-            )
+            self._broken.append(Broken(point.name, f"the entry point must name a package or module, not {point.value!r}"))
             return
         package = self._import(point.module, point.name)
         if package is None:
@@ -148,9 +144,4 @@ def node_packages() -> list[importlib.metadata.EntryPoint]:
 
 
 def _declared_in(value: Any, module: ModuleType) -> bool:
-    return (
-        isinstance(value, type)
-        and issubclass(value, Node)
-        and "spec" in value.__dict__
-        and value.__module__ == module.__name__
-    )
+    return isinstance(value, type) and issubclass(value, Node) and "spec" in value.__dict__ and value.__module__ == module.__name__

@@ -34,15 +34,16 @@ def json_schema(specs: Mapping[str, NodeSpec], folders: Folders | None = None) -
             "inputs": {"type": "object"},
             "_meta": meta,
         },
+    }
+    if shapes:
         # one condition for each type, so that an editor reports what is wrong with the node instead of "matches none"
-        "allOf": [
+        node["allOf"] = [
             {
                 "if": {"properties": {"class_type": {"const": type}}, "required": ["class_type"]},
                 "then": {"$ref": f"#/$defs/{_pointer(type)}"},
             }
             for type in shapes
-        ],
-    }
+        ]
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "latentgraph workflow",
@@ -50,7 +51,7 @@ def json_schema(specs: Mapping[str, NodeSpec], folders: Folders | None = None) -
         "properties": {"$schema": {"type": "string"}},
         "additionalProperties": {"$ref": "#/$defs/~0node"},
         "$defs": {"~link": _LINK, "~node": node, **shapes},
-    } | ({} if shapes else {"maxProperties": 0})
+    }
 
 
 def _pointer(type: str) -> str:

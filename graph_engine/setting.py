@@ -57,11 +57,7 @@ def read_value(text: str, spec: InputSpec | None) -> Any:
         for choice in spec.choices or ():
             if text == (json.dumps(choice) if isinstance(choice, bool) else str(choice)):
                 return choice
-        if (
-            not spec.list
-            and {"STRING", "COMBO"} & set(spec.types)
-            and not {"INT", "FLOAT", "BOOLEAN"} & set(spec.types)
-        ):
+        if not spec.list and {"STRING", "COMBO"} & set(spec.types) and not {"INT", "FLOAT", "BOOLEAN"} & set(spec.types):
             return text
         if "BOOLEAN" in spec.types and text.strip().lower() in ("true", "false"):
             return text.strip().lower() == "true"

@@ -77,9 +77,7 @@ def read_annotation(annotation: Any, where: str, *, bases: bool = False) -> Sock
     if origin is list:
         inner = read_annotation(args[0], where, bases=bases)
         if inner.list or inner.optional:
-            raise DeclarationError(
-                f"{where}: a list of lists or of optional values cannot travel on a link; use list[VALUE]"
-            )
+            raise DeclarationError(f"{where}: a list of lists or of optional values cannot travel on a link; use list[VALUE]")
         return Socket(inner.names, list=True, variable=inner.variable, choices=inner.choices)
     if origin in (Union, types.UnionType):
         return _read_union(args, where, bases)
@@ -88,12 +86,8 @@ def read_annotation(annotation: Any, where: str, *, bases: bool = False) -> Sock
         return Socket(tuple(names) if bases else tuple(names[:1]))
     if isinstance(annotation, (str, ForwardRef)):
         name = annotation if isinstance(annotation, str) else annotation.__forward_arg__
-        raise DeclarationError(
-            f"{where}: the name {name!r} cannot be read; import it where the class stands, not for type checkers only"
-        )
-    raise DeclarationError(
-        f"{where}: {annotation!r} cannot travel on a link; use a scalar, Literal, or a class with a `socket` name"
-    )
+        raise DeclarationError(f"{where}: the name {name!r} cannot be read; import it where the class stands, not for type checkers only")
+    raise DeclarationError(f"{where}: {annotation!r} cannot travel on a link; use a scalar, Literal, or a class with a `socket` name")
 
 
 def marks(annotation: Any) -> Iterator[Any]:

@@ -58,10 +58,7 @@ class Types:
         literals = [
             (name, literal_type(value))
             for name, value in entry.inputs.items()
-            if not isinstance(value, (Link, Constant))
-            and name in spec.by_name
-            and spec.by_name[name].variable
-            and value is not None
+            if not isinstance(value, (Link, Constant)) and name in spec.by_name and spec.by_name[name].variable and value is not None
         ]
         for name, given in (*linked, *literals):
             variable = spec.by_name[name].variable

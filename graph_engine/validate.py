@@ -48,9 +48,7 @@ def validate(
     problems += _unknown_types(workflow, specs, hints)
     sources = dependencies(workflow)
     if wanted is None:
-        if not wanted_nodes(workflow, specs) and not any(
-            _might_be_output(entry, specs, hints) for entry in nodes.values()
-        ):
+        if not wanted_nodes(workflow, specs) and not any(_might_be_output(entry, specs, hints) for entry in nodes.values()):
             effects = [type for type, spec in specs.items() if spec.output and not spec.deprecated]
             listed = hints.listed(effects, "nodes with effects")
             problems.append(Problem(code="no_outputs", message="nothing to run: no node has effects", hint=listed))
@@ -69,9 +67,7 @@ def validate(
 
 def wanted_nodes(workflow: Workflow, specs: Mapping[str, NodeSpec]) -> list[str]:
     """The nodes that are wanted when nobody says which: those with effects."""
-    return [
-        id for id, entry in workflow.nodes.items() if (spec := specs.get(entry.class_type)) is not None and spec.output
-    ]
+    return [id for id, entry in workflow.nodes.items() if (spec := specs.get(entry.class_type)) is not None and spec.output]
 
 
 def needs_classes(workflow: Workflow, specs: Mapping[str, NodeSpec]) -> bool:
@@ -121,9 +117,7 @@ def _unknown_types(workflow: Workflow, specs: Mapping[str, NodeSpec], hints: Hin
     for id, entry in workflow.nodes.items():
         if entry.class_type in specs or id in told:
             continue
-        message = (
-            f"no node type {show(entry.class_type)} is installed" if entry.class_type else "the node has no class_type"
-        )
+        message = f"no node type {show(entry.class_type)} is installed" if entry.class_type else "the node has no class_type"
         hint = hints.name(entry.class_type, specs.keys(), "node types")
         title = entry.title or entry.class_type or None
         where: dict[str, Any] = {
@@ -152,9 +146,7 @@ def _unknown_wanted(wanted: Collection[str], workflow: Workflow) -> list[Problem
         if id not in workflow.nodes:
             near = nearest(id, workflow.nodes)
             hint = None if near is None else f"did you mean {near!r}?"
-            problems.append(
-                Problem(code="no_such_node", message=f"the wanted node {id!r} does not exist", got=id, hint=hint)
-            )
+            problems.append(Problem(code="no_such_node", message=f"the wanted node {id!r} does not exist", got=id, hint=hint))
     return problems
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
@@ -34,6 +35,9 @@ def export(model: Generator, vae: AutoencoderKL, folder: Path) -> None:
     )
     pipeline.save_pretrained(folder)
     tokens.save(tokenizer, folder / "tokenizer")
+    # transformers would go by the files' half precision, diffusers loads single: let them agree
+    config = folder / "text_encoder" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": "float32"}, indent=2) + "\n")
 
 
 def _half(module: nn.Module) -> nn.Module:

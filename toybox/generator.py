@@ -14,6 +14,7 @@ from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from toybox import together
 from toybox.batches import Batch, batch
 from toybox.optim import MuonAdamW
 from toybox.run import Run
@@ -173,25 +174,28 @@ def train(
         average = state["average"]
     seen: dict[str, list[float]] = {}
     clock = run.elapsed
-    while run.progress < 1 and run.step != until:
-        b = batch(data, tokenizer, run.step, batch_size)
-        b = Batch(**{k: v.to(device) for k, v in vars(b).items()})
+    progress = run.progress
+    while progress < 1 and run.step != until:
+        b = together.own_part(vars(batch(data, tokenizer, run.step, batch_size)))
+        b = Batch(**{k: v.to(device) for k, v in b.items()})
         with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):  # on CPUs without AMX bf16 is slower
             losses = model(b)
         sum(WEIGHTS[k] * v for k, v in losses.items()).backward()
-        optimizer.step(min(1.0, (run.step + 1) / 100) * max(1 - run.progress, 0.02))
+        progress = together.average_gradients(model.parameters(), run.progress)
+        optimizer.step(min(1.0, (run.step + 1) / 100) * max(1 - progress, 0.02))
         run.step += 1
         keep = min(decay, run.step / (run.step + 10))
         torch._foreach_lerp_(list(average.values()), list(model.state_dict().values()), 1 - keep)
         for k, v in losses.items():
             seen.setdefault(k, []).append(v.item())
-        if run.step % 50 == 0:
+        if run.step % 50 == 0 and together.rank() == 0:
             rate, clock = 50 * batch_size / (run.elapsed - clock), run.elapsed
             run.log(" ".join(f"{k} {sum(v) / len(v):.4f}" for k, v in seen.items()) + f" {rate:.1f} samples/s")
             seen.clear()
-        if run.save_due:
+        if run.save_due and together.rank() == 0:
             run.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "average": average})
-    run.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "average": average})
+    if together.rank() == 0:
+        run.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "average": average})
     model.load_state_dict(average)
     return model
 

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from diffusers import AutoencoderKL
 
 import toybox
-from toybox import export, generator, latents, tokenizer, vae
+from toybox import export, generator, latents, together, tokenizer, vae
 from toybox.run import Run
 
 STAGES = ("vae", "cache", "unet", "decoder", "export", "all")
@@ -33,10 +34,17 @@ def cache(folder: Path, device: str, scenes: int) -> None:
     latents.cache(AutoencoderKL.from_pretrained(folder / "vae"), folder / "latents.safetensors", scenes, device)
 
 
-def train_unet(folder: Path, device: str, minutes: float) -> generator.Generator:
-    """The U-Net and the text encoder; a finished run is only read back."""
+def train_unet(folder: Path, device: str, minutes: float) -> None:
+    """The U-Net and the text encoder, in the checkpoint `folder/unet.pt`."""
     data = latents.load(folder / "latents.safetensors")
-    return generator.train(Run(folder, "unet", minutes), device, data, tokenizer.build())
+    generator.train(Run(folder, "unet", minutes), device, data, tokenizer.build())
+
+
+def train_unet_together(rank: int, processes: int, meeting_point: Path, folder: Path, minutes: float) -> None:
+    """One of several processes of one thread on the CPU."""
+    torch.set_num_threads(1)
+    together.join(meeting_point, rank, processes)
+    train_unet(folder, "cpu", minutes)
 
 
 def polish_decoder(folder: Path, device: str, minutes: float) -> None:
@@ -53,7 +61,8 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=75, help="of U-Net training")
     parser.add_argument("--decoder-minutes", type=float, default=15)
     parser.add_argument("--scenes", type=int, default=10_000, help="in the cached training set")
-    parser.add_argument("--threads", type=int, help="CPU threads; beside other jobs one can be faster than two")
+    parser.add_argument("--threads", type=int, help="CPU threads")
+    parser.add_argument("--processes", type=int, default=1, help="for the U-Net on a CPU; beside other jobs better than threads")
     parser.add_argument("--out", type=Path, default=Path(".toybox"), help="the run folder: logs, checkpoints, cache")
     parser.add_argument("--weights", type=Path, default=toybox.WEIGHTS, help="where export writes")
     args = parser.parse_args()
@@ -64,7 +73,11 @@ def main() -> None:
         train_vae(args.out, args.device, args.vae_minutes)
     if "cache" in wanted and not (args.out / "latents.safetensors").exists():
         cache(args.out, args.device, args.scenes)
-    if "unet" in wanted:
+    if "unet" in wanted and args.processes > 1:
+        with TemporaryDirectory() as folder:
+            rest = (args.processes, Path(folder) / "meeting-point", args.out, args.minutes)
+            torch.multiprocessing.spawn(train_unet_together, rest, nprocs=args.processes)
+    elif "unet" in wanted:
         train_unet(args.out, args.device, args.minutes)
     if "decoder" in wanted and not (args.out / "vae_polished").exists():
         polish_decoder(args.out, args.device, args.decoder_minutes)

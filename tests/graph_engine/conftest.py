@@ -6,12 +6,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 sys.path.insert(0, str(Path(__file__).parent))
 
-import simple_nodes
+import simple_nodes  # noqa: E402
 
-from graph_engine.registry import Registry
+from graph_engine.registry import Registry  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -46,3 +49,11 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
         if (file := getattr(sys.modules[module], "__file__", None)) and file.startswith(str(place)):
             del sys.modules[module]
 
+
+@pytest.fixture
+def calls() -> list[str]:
+    """What has run in this test, in order."""
+    import running_nodes
+
+    running_nodes.calls.clear()
+    return running_nodes.calls

@@ -96,9 +96,7 @@ def test_it_is_made_anew_when_anything_changes(install: Install, tmp_path: Path,
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"format": 1, "specs": 5}', '{"format": 0}'])
 def test_a_damaged_file_is_made_anew(install: Install, tmp_path: Path, content: str, monkeypatch: pytest.MonkeyPatch) -> None:
     install("mended", {"mended.py": NODE.format(name="Mended", default=1)})
-    monkeypatch.setattr(
-        "graph_engine.catalogue._export_elsewhere", lambda: b'{"format": 1, "specs": [{"type": "Mended"}]}'
-    )
+    monkeypatch.setattr("graph_engine.catalogue._export_elsewhere", lambda: b'{"format": 1, "specs": [{"type": "Mended"}]}')
     Catalogue.load(tmp_path / "cache")
     (file,) = (tmp_path / "cache").iterdir()
     file.write_text(content)

@@ -153,9 +153,7 @@ def test_embedded_names_come_first_and_import_nothing(folders: Folders) -> None:
     assert folders.choices(Blur.spec.inputs[2]) == ("soft", "hard")
 
 
-def test_the_package_of_an_embedded_name_is_not_imported(
-    folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_package_of_an_embedded_name_is_not_imported(folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "site" / "shipped"
     (package / "inner").mkdir(parents=True)
     (package / "__init__.py").write_text("raise RuntimeError('imported')")

@@ -164,6 +164,14 @@ def _tuple(self: Any, ctx: Any) -> tuple[Picture, Stencil]: ...
 def _unseen(self: Any, ctx: Any) -> Missing: ...
 
 
+@pytest.mark.filterwarnings("ignore:Field name")
+@pytest.mark.parametrize("name", ["run", "check", "wants", "migrate"])
+def test_the_names_of_methods_are_no_input_names(name: str) -> None:
+    body = {"__annotations__": {name: int}, "__module__": __name__, name: 1}
+    with pytest.raises(DeclarationError, match=name):
+        type("Made", (Node,), body, category="test")
+
+
 @pytest.mark.parametrize(
     ("fields", "values", "run", "said"),
     [
@@ -184,9 +192,7 @@ def _unseen(self: Any, ctx: Any) -> Missing: ...
         ({}, {}, None, r"Made: a node needs a method `run\(self, ctx\)`"),
     ],
 )
-def test_a_mistaken_declaration_fails_at_once_with_its_place(
-    fields: dict[str, Any], values: dict[str, Any], run: Any, said: str
-) -> None:
+def test_a_mistaken_declaration_fails_at_once_with_its_place(fields: dict[str, Any], values: dict[str, Any], run: Any, said: str) -> None:
     body = {"__annotations__": fields, "__module__": __name__, **values, **({"run": run} if run else {})}
     with pytest.raises(DeclarationError, match=said):
         type("Made", (Node,), body, category="test")

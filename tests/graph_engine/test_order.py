@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import networkx
 from hypothesis import given
 from hypothesis import strategies as st
@@ -39,7 +41,7 @@ def test_a_cycle_is_a_closed_path_along_the_links(sources: Sources) -> None:
     for cycle in topological(sources)[1]:
         assert cycle[0] == cycle[-1]
         assert len(set(cycle)) == len(cycle) - 1
-        assert all(source in sources[id] for source, id in zip(cycle, cycle[1:], strict=False))
+        assert all(source in sources[id] for source, id in pairwise(cycle))
 
 
 @given(GRAPHS, st.lists(st.sampled_from([*IDS, "none"])))

@@ -32,7 +32,7 @@ def test_an_unknown_type_names_the_nearest() -> None:
 def test_adding_twice_is_harmless_but_a_taken_type_is_refused() -> None:
     registry = Registry.of(Blank, Blank)
     other = type("Blank", (Node,), {"run": Blank.run, "__module__": __name__}, category="x")
-    with pytest.raises(DeclarationError, match="'Blank' of .* is already declared in simple_nodes"):
+    with pytest.raises(DeclarationError, match=r"'Blank' of .* is already declared in simple_nodes"):
         registry.add(other)
     assert registry["Blank"] is Blank
 

@@ -112,9 +112,7 @@ TYPES = ["Blank", "Blur", "Stencilled", "Whole", "Real", "Total", "Word", "Switc
 
 @given(
     st.sampled_from(TYPES).flatmap(
-        lambda type: st.tuples(
-            st.just(type), st.dictionaries(st.sampled_from([*SPECS[type].by_name, "extra"]), VALUES, max_size=4)
-        )
+        lambda type: st.tuples(st.just(type), st.dictionaries(st.sampled_from([*SPECS[type].by_name, "extra"]), VALUES, max_size=4))
     )
 )
 def test_what_validation_lets_through_the_schema_lets_through(drawn: tuple[str, dict[str, Any]]) -> None:

@@ -30,7 +30,7 @@ NAMES = st.lists(st.sampled_from(["INT", "FLOAT", "STRING", "COMBO", "PICTURE", 
         (Photo, Socket(("PHOTO",))),
         (list[Picture], Socket(("PICTURE",), list=True)),
         (Picture | None, Socket(("PICTURE",), optional=True)),
-        (Optional[Picture], Socket(("PICTURE",), optional=True)),
+        (Optional[Picture], Socket(("PICTURE",), optional=True)),  # noqa: UP045
         (Picture | Stencil, Socket(("PICTURE", "STENCIL"))),
         (float | Picture | None, Socket(("FLOAT", "PICTURE"), optional=True)),
         (list[int] | None, Socket(("INT",), list=True, optional=True)),
@@ -55,7 +55,7 @@ def test_an_annotation_reads_as_a_socket(annotation: Any, socket: Socket) -> Non
     [dict, object, list[list[int]], list[int | None], int | list[int], bytes, Literal[1.5], T | None | int, "Later"],
 )
 def test_what_cannot_travel_is_refused_with_its_place(annotation: Any) -> None:
-    with pytest.raises(DeclarationError, match="^Some.where: "):
+    with pytest.raises(DeclarationError, match=r"^Some\.where: "):
         read_annotation(annotation, "Some.where")
 
 

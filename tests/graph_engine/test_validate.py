@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -295,6 +296,13 @@ def test_files_are_looked_up(tmp_path: Path) -> None:
 def test_constants_are_taken_as_they_are() -> None:
     workflow = Workflow({"1": NodeEntry("Show", {"picture": Constant(object(), "key")})})
     assert validate(workflow, SPECS) == []
+
+
+@pytest.mark.parametrize("odd", [object(), {1, 2}, float("nan"), [float("inf")], b"bytes", ["\ud800"]], ids=ascii)
+def test_what_came_is_told_in_json_however_odd(odd: Any) -> None:
+    workflow = Workflow({"1": NodeEntry("Blank", {"width": odd}), "2": NodeEntry("Show", {"picture": Link("1")})})
+    (problem,) = validate(workflow, SPECS)
+    json.dumps(problem.got, allow_nan=False)
 
 
 def test_notes_tell_what_does_not_stop_a_run() -> None:

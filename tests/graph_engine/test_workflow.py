@@ -132,9 +132,13 @@ def test_mistakes_of_form_are_all_noted(document: Any, faults: list[Any]) -> Non
 @given(JSON)
 def test_any_json_is_read_or_refused_in_words(document: Any) -> None:
     try:
-        Workflow.from_json(document)
+        faults: Any = Workflow.from_json(document).faults
     except WorkflowError as error:
-        assert error.problems
+        faults = error.problems
+    else:
+        assert all(fault.message for fault in faults)
+        return
+    assert faults
 
 
 def test_finding_a_node() -> None:

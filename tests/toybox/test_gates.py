@@ -19,9 +19,7 @@ def test_wilson_covers_the_truth_about_as_often_as_it_says() -> None:
 
     n, truths = 40, [k / 50 + 0.01 for k in range(50)]
     intervals = [wilson(hits, n) for hits in range(n + 1)]
-    coverage = [
-        sum(comb(n, k) * p**k * (1 - p) ** (n - k) for k, (low, high) in enumerate(intervals) if low <= p <= high) for p in truths
-    ]
+    coverage = [sum(comb(n, k) * p**k * (1 - p) ** (n - k) for k, (low, high) in enumerate(intervals) if low <= p <= high) for p in truths]
     assert sum(coverage) / len(coverage) == pytest.approx(0.95, abs=0.01)
 
 
@@ -40,8 +38,11 @@ def test_bounds_hold_from_their_side() -> None:
 
 def test_a_missed_goal_fails_nothing_but_is_told() -> None:
     gate = rate("x", [False, True], 0.9, goal=True)
-    assert not gate.met and not gate.failed and "goal missed" in gate.line()
-    assert rate("x", [False, True], 0.9).failed and "FAILED" in rate("x", [False, True], 0.9).line()
+    assert not gate.met
+    assert not gate.failed
+    assert "goal missed" in gate.line()
+    assert rate("x", [False, True], 0.9).failed
+    assert "FAILED" in rate("x", [False, True], 0.9).line()
 
 
 def test_means_and_their_rows() -> None:

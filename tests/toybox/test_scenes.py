@@ -41,7 +41,7 @@ def test_render_gives_pictures_and_coverage() -> None:
     images, masks = render([sample(1, 1), sample(2, 2)])
     assert images.shape == (2, 128, 128, 3) and masks.shape == (2, 2, 128, 128)
     assert images.dtype == masks.dtype == torch.float32
-    assert 0 <= images.min() and images.max() <= 1 and 0 <= masks.min() and masks.max() <= 1
+    assert images.min() >= 0 and images.max() <= 1 and masks.min() >= 0 and masks.max() <= 1
     assert masks[0, 1].sum() == 0 and (masks[1].sum((1, 2)) > 100).all()
 
 

@@ -51,8 +51,11 @@ def test_an_empty_picture_is_the_background_and_a_third_object_is_added() -> Non
 def test_accidents_repeat_by_generator_and_stay_pictures() -> None:
     pictures = render([sample(seed) for seed in range(6)])[0]
     a, b, c = (augment(pictures, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1))
-    assert torch.equal(a, b) and not torch.equal(a, c)
-    assert a.shape == pictures.shape and 0 <= a.min() and a.max() <= 1
+    assert torch.equal(a, b)
+    assert not torch.equal(a, c)
+    assert a.shape == pictures.shape
+    assert a.min() >= 0
+    assert a.max() <= 1
     assert ((a - pictures).abs().mean((1, 2, 3)) < 0.2).all()
 
 
@@ -74,7 +77,9 @@ def test_round_trips_blur_by_the_latents_noise(tmp_path: Path) -> None:
     vae.build(vae.MINIATURE).save_pretrained(tmp_path)
     pictures = render([sample(seed) for seed in range(2)])[0]
     exact, noisy = round_trip(tmp_path)(pictures), round_trip(tmp_path, 1.0)(pictures)
-    assert exact.shape == pictures.shape and 0 <= exact.min() and exact.max() <= 1
+    assert exact.shape == pictures.shape
+    assert exact.min() >= 0
+    assert exact.max() <= 1
     assert torch.equal(exact, round_trip(tmp_path)(pictures))
     assert not torch.equal(exact, noisy)
 
