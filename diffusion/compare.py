@@ -9,31 +9,36 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def _weights(mask: Tensor | None, like: Tensor) -> Tensor:
-    """A mask (b or 1, h, w), or None for everywhere, as weights of the shape of `like` (b, h, w)."""
-    if mask is None:
-        return torch.ones_like(like)
-    if mask.shape[-2:] != like.shape[-2:] or mask.shape[0] not in (1, like.shape[0]):
-        raise ValueError(f"mask: shape {tuple(like.shape)} is wanted, got {tuple(mask.shape)}")
-    return mask.to(like).expand_as(like)
-
-
 def _check(a: Tensor, b: Tensor) -> None:
     if a.shape != b.shape or a.ndim != 4:
         raise ValueError(f"images: two of one shape (b, h, w, c) are wanted, got {tuple(a.shape)} and {tuple(b.shape)}")
 
 
-def _mean(values: Tensor, weights: Tensor) -> float:
-    """The weighted mean; nan where the mask is empty."""
+def mean_where(values: Tensor, mask: Tensor | None = None) -> float:
+    """The mean of values (b, h, w) weighted by a mask (b or 1, h, w); nan for an empty mask."""
+    if mask is None:
+        return values.mean().item()
+    if mask.shape[-2:] != values.shape[-2:] or mask.shape[0] not in (1, values.shape[0]):
+        raise ValueError(f"mask: shape {tuple(values.shape)} is wanted, got {tuple(mask.shape)}")
+    weights = mask.to(values).expand_as(values)
     total = weights.sum()
     return ((values * weights).sum() / total).item() if total > 0 else math.nan
 
 
+def error_map(a: Tensor, b: Tensor) -> Tensor:
+    """The squared error at every pixel, averaged over channels: (b, h, w)."""
+    _check(a, b)
+    return (a.double() - b.double()).square().mean(dim=-1)
+
+
 def mse(a: Tensor, b: Tensor, mask: Tensor | None = None) -> float:
     """The mean squared error where the mask (b, h, w) says; nan for an empty mask."""
-    _check(a, b)
-    error = (a.double() - b.double()).square().mean(dim=-1)  # (b, h, w)
-    return _mean(error, _weights(mask, error))
+    return mean_where(error_map(a, b), mask)
+
+
+def decibels(error: float) -> float:
+    """The peak signal-to-noise ratio of a mean squared error, for signals from 0 to 1: inf where there is no error."""
+    return math.inf if error == 0 else -10 * math.log10(error)
 
 
 def psnr(a: Tensor, b: Tensor, mask: Tensor | None = None) -> float:
@@ -41,8 +46,7 @@ def psnr(a: Tensor, b: Tensor, mask: Tensor | None = None) -> float:
 
     inf for equal pictures, nan for an empty mask.
     """
-    error = mse(a, b, mask)
-    return math.inf if error == 0 else -10 * math.log10(error)
+    return decibels(mse(a, b, mask))
 
 
 def ssim_map(a: Tensor, b: Tensor) -> Tensor:
@@ -58,10 +62,10 @@ def ssim_map(a: Tensor, b: Tensor) -> Tensor:
     at = torch.arange(-5, 6, dtype=torch.float64, device=a.device)
     g = torch.exp(-(at**2) / (2 * 1.5**2))
     g = g / g.sum()
-    window = (g[:, None] * g).expand(channels, 1, 11, 11)
+    rows, columns = (g.reshape(shape).expand(channels, 1, *shape) for shape in ((11, 1), (1, 11)))
 
     def local_mean(z: Tensor) -> Tensor:
-        return F.conv2d(F.pad(z, (5, 5, 5, 5), mode="reflect"), window, groups=channels)
+        return F.conv2d(F.conv2d(F.pad(z, (5, 5, 5, 5), mode="reflect"), rows, groups=channels), columns, groups=channels)
 
     mu_x, mu_y = local_mean(x), local_mean(y)
     var_x, var_y = local_mean(x * x) - mu_x**2, local_mean(y * y) - mu_y**2
@@ -73,5 +77,4 @@ def ssim_map(a: Tensor, b: Tensor) -> Tensor:
 
 def ssim(a: Tensor, b: Tensor, mask: Tensor | None = None) -> float:
     """The mean of `ssim_map`, where the mask (b, h, w) says; 1 for equal pictures, nan for an empty mask."""
-    index = ssim_map(a, b)
-    return _mean(index, _weights(mask, index))
+    return mean_where(ssim_map(a, b), mask)

@@ -37,16 +37,6 @@ _SD1 = ((0.298, 0.207, 0.208), (0.187, 0.286, 0.173), (-0.158, 0.189, 0.264), (-
 PROJECTIONS = {"sd1": Projection(tuple((r / 2, g / 2, b / 2) for r, g, b in _SD1))}
 
 
-def fit(x: Tensor, pixels: Tensor) -> Projection:
-    """The projection that explains pictures [b, H, W, 3] best by their latents x [b, c, h, w] (model scale), by least squares."""
-    small = torch.nn.functional.interpolate(pixels.movedim(-1, 1).double(), x.shape[-2:], mode="area")
-    rows = x.double().movedim(1, -1).reshape(-1, x.shape[1])
-    rows = torch.cat([rows, rows.new_ones(len(rows), 1)], dim=1)
-    solution = torch.linalg.lstsq(rows, small.movedim(1, -1).reshape(-1, 3)).solution.tolist()
-    triples = [(round(r, 4), round(g, 4), round(b, 4)) for r, g, b in solution]
-    return Projection(tuple(triples[:-1]), triples[-1])
-
-
 def projection(ref: WeightsRef) -> Projection:
     """The projection for a model's latents: that of its own folder (see FILE), else its family's, else one that shows grey values."""
     return _own(ref.source) or PROJECTIONS.get(ref.family) or Projection(((0.15, 0.15, 0.15),))

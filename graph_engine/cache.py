@@ -55,6 +55,11 @@ class Entry:
     def place(self) -> str:
         return "device" if any(place == "device" for place, _ in self.storages) else "host"
 
+    @property
+    def places(self) -> set[str]:
+        """Every place that would have more room without the value."""
+        return {place for place, _ in self.storages} or {"host"}
+
 
 class Cache:
     """What finished nodes made, in memory up to so many bytes on the device and on the host, and in a Store.
@@ -103,10 +108,10 @@ class Cache:
     def present(self, key: bytes) -> bool:
         """Whether the value of a result can be had without computing it."""
         with self._lock:
-            if key in self._entries or key in self._stored:
+            if key in self._entries:
                 return True
-            record = self._records.get(key)
-            return record is not None and not record.identities
+            record = self.lookup(key)
+            return key in self._stored or (record is not None and not record.identities)
 
     def get(self, key: bytes) -> tuple[Any, ...] | None:
         """The value, brought back to where it was made; None when it is gone."""
@@ -116,7 +121,7 @@ class Cache:
                 if entry.moved:
                     self._return(entry)
                 return entry.value
-            record = self._records.get(key)
+            record = self.lookup(key)
             if record is not None and not record.identities:
                 return ()
             if key not in self._stored or self._store is None or record is None:
@@ -276,7 +281,8 @@ class Cache:
         self._account(entry, -1)
 
     def _account(self, entry: Entry, sign: int) -> None:
-        self._used["host"] += sign * entry.other
+        if entry.place == "host":  # beside tensors on the device the rest is next to nothing, and moving them would not free it
+            self._used["host"] += sign * entry.other
         for at, size in entry.storages.items():
             shares = self._shares.get(at, 0) + sign
             if shares:
@@ -289,7 +295,8 @@ class Cache:
     def _offer(self, entry: Entry) -> None:
         """Let a value leave when room is needed."""
         worth = max(entry.record.seconds, 1e-6) / max(entry.record.bytes, 1)
-        heapq.heappush(self._heaps[entry.place], (worth, next(self._ticks), entry.key))
+        for place in entry.places:
+            heapq.heappush(self._heaps[place], (worth, next(self._ticks), entry.key))
 
     def _settle(self, size: int) -> None:
         """After a value came in: keep within the limits, and within the device's budget that weights share."""
@@ -310,7 +317,7 @@ class Cache:
         heap = self._heaps[place]
         while heap:
             entry = self._entries.get(heapq.heappop(heap)[2])
-            if entry is None or entry.key in self._pins or entry.place != place:
+            if entry is None or entry.key in self._pins or place not in entry.places:
                 continue  # since then it has left, moved, or become needed
             if place == "device" and self._limits["host"]:
                 self._move(entry)

@@ -104,7 +104,7 @@ def _takes_anything(wanted: InputSpec) -> bool:
 
 
 def _build(cls: type[Node], values: Values) -> Node:
-    missing = frozenset(wanted.name for wanted in cls.spec.inputs if wanted.lazy and wanted.required) - values.keys()
+    missing = frozenset(each.name for each in cls.spec.inputs if each.lazy and each.required and each.name not in values)
     try:
         return (_without(cls, missing) if missing else cls)(**values)
     except ValidationError as error:

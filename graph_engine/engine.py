@@ -18,8 +18,8 @@ from graph_engine.device import Device, host_memory, open_device
 from graph_engine.digests import Digests
 from graph_engine.errors import GraphError
 from graph_engine.events import Event, NodeFailed
-from graph_engine.executor import House
 from graph_engine.files import Folders
+from graph_engine.house import House
 from graph_engine.job import Document, Job
 from graph_engine.registry import Registry
 from graph_engine.result import Result, Step

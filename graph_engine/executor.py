@@ -1,84 +1,35 @@
-"""The loop around the scheduler: looks nodes up, runs them, takes in what they made, and tells what happens."""
+"""The loop around the scheduler: looks nodes up, runs them, and takes in what they made."""
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from graph_engine.attempt import Outcome, Reason, attempt, attempt_async, explain
-from graph_engine.cache import Cache
+from graph_engine.attempt import Outcome, Reason, attempt, attempt_async
 from graph_engine.call import blocked, collect
 from graph_engine.context import Context, GraphView
 from graph_engine.device import Device
-from graph_engine.digests import Digests
 from graph_engine.errors import NodeError
-from graph_engine.events import (
-    Artifact,
-    MemoryReport,
-    NodeCached,
-    NodeDone,
-    NodeExpanded,
-    NodeFailed,
-    NodeStarted,
-    Resident,
-    RunDone,
-    RunStarted,
-)
+from graph_engine.events import Artifact
 from graph_engine.expansion import Expansion
-from graph_engine.files import Folders
-from graph_engine.growth import Grown, grow, put_together
+from graph_engine.growth import grow, put_together
+from graph_engine.house import Finished, House, Status
 from graph_engine.keys import identify
 from graph_engine.lookup import Files, Lookup, NeedInputs, NeedValues
 from graph_engine.plan import Plan, eager_sources
 from graph_engine.record import Blocked, Record
-from graph_engine.registry import Registry
+from graph_engine.report import Pause, Report
 from graph_engine.runner.aside import Aside
-from graph_engine.scheduler import Scheduler
-from graph_engine.spec import NodeSpec
 from graph_engine.stream import Cancellation, Progress, Stream
 from graph_engine.task import RunningGraph, Task
-from graph_engine.walk import storages, summary
+from graph_engine.values import Values
+from graph_engine.walk import storages
 from graph_engine.workflow import Workflow
 
-__all__ = ["Execution", "Finished", "House", "Pause"]
-
-Pause = Callable[[Task, tuple[Any, ...] | None, NodeFailed | None], None]  # a node, its new outputs, or why there are none
-
-_CHEAP = 0.002  # seconds below which handing a node to another thread costs more than it saves
-
-
-@dataclass
-class House:
-    """What the runs of one engine share."""
-
-    registry: Registry
-    device: Device
-    cache: Cache
-    folders: Folders | None
-    digests: Digests
-    debug: bool = False
-    seconds: dict[str, float] = field(default_factory=dict)  # by node type, how long it took last
-    device_lock: threading.Lock = field(default_factory=threading.Lock)  # one node at a time works on the device
-
-
-@dataclass
-class Finished:
-    """How a run ended, and where its results are."""
-
-    status: Literal["success", "error", "cancelled"]
-    failures: tuple[NodeFailed, ...]
-    executed: tuple[str, ...]
-    cached: tuple[str, ...]
-    artifacts: tuple[Artifact, ...]
-    seconds: float
-    types: dict[str, NodeSpec]  # of the nodes that finished
-    keys: dict[str, bytes]
-    values: dict[str, tuple[Any, ...]]  # of the nodes that were asked for
+__all__ = ["Execution"]
 
 
 class Execution:
@@ -97,46 +48,41 @@ class Execution:
         extra: Mapping[str, Any] | None = None,
         pause: Pause | None = None,
     ) -> None:
-        self._house, self._workflow, self._wanted = house, workflow, dict.fromkeys(wanted)
-        self._stream, self._cancellation, self._pause = stream, cancellation, pause
+        self._house, self._wanted, self._held = house, dict.fromkeys(wanted), frozenset(held)
         self._document, self._extra = document, extra
+        self._cancellation = cancellation
         self._cache, self._device = house.cache, house.device
-        self._held, self._values = set(held), dict[str, tuple[Any, ...]]()
+        self._report = Report(stream, house.device, pause)
         self._tasks: dict[str, Task] = {}
-        self._makers: dict[str, Task] = {}
+        self._makers: dict[str, Task] = {}  # expanded nodes, by the nodes they stand for
+        self._kept: dict[str, tuple[Any, ...]] = {}
         files = Files(house.folders, house.digests)
         self._graph = RunningGraph(workflow.nodes, house.registry.specs, files.digest)
         self._plan = Plan(self._sources)
-        self._scheduler = Scheduler(self._present)
-        self._lookup = Lookup(self._cache, files, self._graph, self._at_hand)
+        self._values = Values(self._cache, self._tasks)
+        self._scheduler = self._values.scheduler
+        self._lookup = Lookup(self._cache, files, self._graph, self._values.at_hand)
         self._aside: Aside[Outcome] = Aside(Outcome(error=NodeError("cancelled"), reason="cancelled"))
-        self._inflight: dict[bytes, Task] = {}
-        self._pinned: set[str] = set()
+        self._inflight: dict[bytes, Task] = {}  # what is just being computed
         self._generation = 0
         self._places: dict[str, str] = {}
-        self._executed: dict[str, None] = {}
-        self._cached: dict[str, None] = {}
-        self._failures: list[NodeFailed] = []
-        self._artifacts: dict[str, Artifact] = {}
 
     def run(self) -> Finished:
         """Run until nothing is left to do. Raises only what is a mistake of the engine; a node that fails is in the result."""
         began = time.perf_counter()
         self._cancellation.wake = self._aside.wake
-        message = ""
-        status: Literal["success", "error", "cancelled"] = "error"
+        report, message = self._report, ""
+        status: Status = "error"
         try:
             try:
                 self._include(self._wanted)
-                order = self._plan.order
-                self._stream.emit(RunStarted, nodes=tuple(order), titles={id: self._tasks[id].title for id in order})
+                report.begun(self._tasks.values())
                 stopped = self._loop()
             finally:
                 self._aside.close()
-                for id in self._pinned:
-                    self._cache.unpin(self._tasks[id].key)
-            status = "cancelled" if stopped else "error" if self._failures else "success"
-            message = "; ".join(failure.message for failure in self._failures[:3])
+                self._values.release()
+            status = "cancelled" if stopped else "error" if report.failures else "success"
+            message = "; ".join(failure.message for failure in report.failures[:3])
             self._cache.flush()
             if not self._cache.keeps:
                 self._cache.clear()
@@ -144,17 +90,21 @@ class Execution:
             message = f"{type(error).__name__}: {error}"
             raise
         finally:
-            self._end(status, time.perf_counter() - began, message)
+            seconds = time.perf_counter() - began
+            report.end(status, seconds, message)
+            settled = {id: task for id, task in self._tasks.items() if task.record is not None}
+            self._tasks.clear()  # they know the run, and it them: a circle that would keep tensors alive
+            self._makers.clear()
         return Finished(
             status=status,
-            failures=tuple(self._failures),
-            executed=tuple(self._executed),
-            cached=tuple(self._cached),
-            artifacts=tuple(self._artifacts.values()),
-            seconds=time.perf_counter() - began,
-            types={id: task.spec for id, task in self._tasks.items() if task.record is not None},
-            keys={id: task.key for id, task in self._tasks.items() if task.record is not None},
-            values=self._values,
+            failures=tuple(report.failures),
+            executed=tuple(report.executed),
+            cached=tuple(report.cached),
+            artifacts=tuple(report.artifacts.values()),
+            seconds=seconds,
+            types={id: task.spec for id, task in settled.items()},
+            keys={id: task.key for id, task in settled.items()},
+            values=self._kept,
         )
 
     def _loop(self) -> bool:
@@ -164,7 +114,7 @@ class Execution:
         while True:
             if self._cancellation and not stopped:
                 if scheduler.finished:
-                    return False
+                    return self._report.interrupted
                 stopped = True
                 scheduler.cancel()
                 aside.cancel()
@@ -204,27 +154,19 @@ class Execution:
         new = self._plan.include(wanted)
         places = {id: place for place, id in enumerate(written)}
         for position, id in enumerate(new):
-            place = places.get(id, position)
             entry = self._graph[id]
             cls = self._house.registry[entry.class_type]
             task = self._tasks[id] = Task(id, entry, cls, self._graph.source, self._makers.get(id))
-            beside = task.asynchronous or _overlaps(task)
+            beside = task.asynchronous or task.overlaps
             needs = dict.fromkeys(source for source, _ in task.links.values())
-            self._scheduler.add(id, needs, (not beside, -self._generation, place))
+            self._scheduler.add(id, needs, (not beside, -self._generation, places.get(id, position)))
         self._generation += 1
         return new
-
-    def _present(self, id: str) -> bool:
-        task = self._tasks[id]
-        return not task.identities or self._cache.present(task.key)
-
-    def _identity(self, id: str, output: int) -> bytes:
-        return self._tasks[id].identities[output]
 
     def _resolve(self, task: Task) -> None:
         """Find the key of a node, and by it whether the node must run."""
         try:
-            key = self._lookup.key(task, self._identity)
+            key = self._lookup.key(task, self._values.identity)
             if (twin := self._inflight.get(key)) is not None:
                 self._await_twin(task, twin)
                 return
@@ -232,8 +174,8 @@ class Execution:
             self._pull(task, need.names)
             return
         except NeedValues as need:
-            self._scheduler.need_values(task.id, need.names)
-            self._hold_and_release()
+            self._scheduler.need_values(task.id, need.sources)
+            self._values.hold_and_release()
             return
         except Exception as error:  # a broken `wants`, or an expansion into itself: the node's failure
             self._fail(task, error)
@@ -242,15 +184,15 @@ class Execution:
         record = self._cache.lookup(key) if task.spec.cache else None
         if record is not None and record.blocked and self._complain(task, record.reason):
             return
-        if record is not None and self._stands(record) and self._kept(task):
+        if record is not None and self._stands(record) and self._keep(task):
             task.record, task.identities = record, record.identities
             self._scheduler.hit(task.id)
-            self._hold_and_release()
-            self._tell_cached(task, record)
+            self._values.hold_and_release()
+            self._report.hit(task, record)
         else:
             self._inflight[key] = task
             self._scheduler.miss(task.id)
-            self._hold_and_release()
+            self._values.hold_and_release()
 
     def _pull(self, task: Task, names: list[str]) -> None:
         sources = dict.fromkeys(task.lazy[name][0] for name in names)
@@ -263,7 +205,7 @@ class Execution:
             task.links[name] = task.lazy.pop(name)
         self._plan.link(sources, task.id)
         self._scheduler.need(task.id, sources)
-        self._hold_and_release()
+        self._values.hold_and_release()
 
     def _await_twin(self, task: Task, twin: Task) -> None:
         """Another node is just computing the same."""
@@ -273,35 +215,33 @@ class Execution:
                 raise NodeError(f"node {twin.id} expands into itself with the same inputs")
             maker = maker.maker
         self._scheduler.need(task.id, [twin.id])
-        self._hold_and_release()
+        self._values.hold_and_release()
 
     def _stands(self, record: Record) -> bool:
         """Whether the files that a node wrote are still where a run now would put them."""
+        folders = self._house.folders
         for artifact in record.artifacts:
             if artifact.type not in self._places:
-                folders = self._house.folders
-                place = "" if folders is None else str(folders.places(artifact.type)[0].resolve())
-                self._places[artifact.type] = place
+                self._places[artifact.type] = "" if folders is None else str(folders.places(artifact.type)[0].resolve())
             path = Path(self._places[artifact.type], artifact.subfolder, artifact.filename)
             if str(path) != artifact.path or not path.is_file():
                 return False
         return True
 
-    def _kept(self, task: Task) -> bool:
+    def _keep(self, task: Task) -> bool:
         """Whether a hit will do: a node whose values are asked for in the end must still have them."""
-        if task.id not in self._held:
-            return True
-        value = self._cache.get(task.key)
-        if value is None:
-            return False
-        self._values[task.id] = value
+        if task.id in self._held:
+            value = self._cache.get(task.key)
+            if value is None:
+                return False
+            self._kept[task.id] = value
         return True
 
     def _launch(self, task: Task) -> None:
         if task.expanded is not None:
             self._assemble(task)
             return
-        values = self._gather(task)
+        values = self._values.gather(task)
         if values is None:
             return
         task.began = time.perf_counter()
@@ -309,12 +249,12 @@ class Execution:
             if not self._complain(task, given.reason):
                 self._done(task, (given,) * len(task.spec.outputs), blocked=given)
             return
-        self._stream.emit(NodeStarted, node=task.id, parent=task.parent)
+        self._report.started(task)
         debug, device = self._house.debug, self._device
         if task.asynchronous:
             context = partial(self._context, task, lambda: device)
             self._aside.submit_async(task.id, attempt_async(task, values, context, device, debug=debug))
-        elif _overlaps(task) and self._house.seconds.get(task.spec.type, 1.0) > _CHEAP:
+        elif task.overlaps and self._house.worth_a_thread(task):
             self._aside.submit(task.id, partial(self._attempt_aside, task, values))
         else:
             context = partial(self._context, task, lambda: device)
@@ -353,58 +293,17 @@ class Execution:
             workflow=self._document,
             extra=self._extra,
             debug=self._house.debug,
-            watch=Progress(self._stream, self._cancellation, task.id, task.parent),
+            watch=Progress(self._report.stream, self._cancellation, task.id, task.parent),
             graph=graph,
         )
-
-    # values
-
-    def _at_hand(self, task: Task, names: list[str]) -> dict[str, Any]:
-        values = {**task.literals, **{name: constant.value for name, constant in task.constants.items()}}
-        missing = []
-        for name in names:
-            source, output = task.links[name]
-            found = self._cache.get(self._tasks[source].key)
-            if found is None:
-                missing.append(source)
-            else:
-                values[name] = found[output]
-        if missing:
-            raise NeedValues(missing)
-        return values
-
-    def _gather(self, task: Task) -> dict[str, Any] | None:
-        """The inputs of a node about to run; None when one of them turns out to be gone and must be made again first."""
-        try:
-            return self._at_hand(task, list(task.links))
-        except NeedValues as need:
-            self._lose(need.names, task)
-            return None
-
-    def _lose(self, sources: Iterable[str], reader: Task) -> None:
-        for source in sources:
-            self._cache.discard(self._tasks[source].key)
-            self._scheduler.lost(source, reader.id)
-        self._hold_and_release()
-
-    def _hold_and_release(self) -> None:
-        """Pin values that became needed, and let go of those that nobody will read again."""
-        for id, needed in self._scheduler.changes():
-            if needed and id not in self._pinned:
-                self._pinned.add(id)
-                self._cache.pin(self._tasks[id].key)
-            elif not needed and id in self._pinned:
-                self._pinned.remove(id)
-                self._cache.unpin(self._tasks[id].key)
 
     # what came of it
 
     def _finish(self, task: Task, outcome: Outcome) -> None:
         ctx = outcome.context
-        task.own_seconds = self._house.seconds[task.spec.type] = outcome.seconds
-        for name in outcome.mutated:
-            if name in task.links:
-                self._cache.discard_sharing(self._tasks[task.links[name][0]].key)
+        task.own_seconds = outcome.seconds
+        self._house.timed(task, outcome.seconds)
+        self._values.spoilt(task, outcome.mutated)
         if outcome.error is not None or ctx is None:
             error = outcome.error or NodeError("the node gave nothing")
             self._fail(task, error, outcome.reason, outcome.residents)
@@ -422,26 +321,24 @@ class Execution:
     def _expand(self, task: Task, outcome: Outcome, ctx: Context) -> None:
         try:
             grown = grow(task, outcome, ctx, self._graph, self._makers)
-            new = self._include(grown.needs, grown.nodes)
+            grown.inside = self._include(grown.needs, grown.nodes)
         except NodeError as error:
             self._fail(task, error)
             return
-        grown.inside = new
         task.expanded = grown
-        titles = {id: self._graph[id].label for id in grown.nodes}
-        self._stream.emit(NodeExpanded, node=task.id, parent=task.parent, nodes=tuple(grown.nodes), titles=titles)
+        self._report.expanded(task, {id: self._graph[id].label for id in grown.nodes})
         self._plan.link(grown.needs, task.id)
         self._scheduler.expand(task.id, grown.needs)
-        self._hold_and_release()
+        self._values.hold_and_release()
 
     def _assemble(self, task: Task) -> None:
+        """Put the outputs of an expanded node together, now that those it stands for have theirs."""
         grown = task.expanded
-        assert isinstance(grown, Grown)
-        sources = {id: self._cache.get(self._tasks[id].key) for id in grown.sources}
-        if gone := [id for id, value in sources.items() if value is None]:
-            self._lose(gone, task)
+        assert grown is not None
+        sources = self._values.outputs(grown.sources, task)
+        if sources is None:
             return
-        outputs, identities = put_together(task, grown, sources, self._identity)
+        outputs, identities = put_together(task, grown, sources, self._values.identity)
         inside = [record for id in grown.inside if (record := self._tasks[id].record) is not None]
         task.own_seconds += sum(record.seconds for record in inside)
         within = tuple(artifact for record in inside for artifact in record.artifacts)
@@ -459,7 +356,6 @@ class Execution:
         blocked: Blocked | None = None,
     ) -> None:
         """Take in the outputs of a node; `within` are files of the nodes that it was expanded to."""
-        ui = ui or {}
         held = storages(outputs)
         size = sum(held[0].values()) + held[1]
         try:
@@ -467,47 +363,18 @@ class Execution:
         except Exception as error:  # a tensor that cannot be read
             self._fail(task, error)
             return
-        record = Record(
-            known,
-            task.own_seconds,
-            size,
-            (*artifacts, *within),
-            ui,
-            blocked=blocked is not None,
-            reason="" if blocked is None else blocked.reason,
-        )
+        reason = "" if blocked is None else blocked.reason
+        record = Record(known, task.own_seconds, size, artifacts + within, ui or {}, blocked is not None, reason)
         task.record, task.identities = record, known
+        if task.id in self._wanted:
+            self._kept[task.id] = outputs
         self._cache.put(task.key, outputs, record, title=task.title, transient=not task.spec.cache, held=held)
         self._inflight.pop(task.key, None)
-        if blocked is None:
-            self._executed[task.id] = None
-            self._cached.pop(task.id, None)
-        if task.id in self._wanted:
-            self._values[task.id] = outputs
-        for artifact in artifacts:
-            self._artifacts[artifact.path] = artifact
-        if blocked is None:
-            spent = time.perf_counter() - task.began
-            self._stream.emit(
-                NodeDone, node=task.id, parent=task.parent, seconds=spent, bytes=size, artifacts=artifacts, ui=ui
-            )
+        self._report.ran(task, record, artifacts)
         self._scheduler.done(task.id)
-        self._hold_and_release()
-        if self._pause is not None and blocked is None:
-            self._pause(task, outputs, None)
+        self._values.hold_and_release()
+        self._report.pause(task, outputs)
         self._cache.unpin(task.key)
-
-    def _tell_cached(self, task: Task, record: Record) -> None:
-        if record.blocked:
-            return
-        self._cached[task.id] = None
-        for artifact in record.artifacts:
-            self._artifacts[artifact.path] = artifact
-        self._stream.emit(
-            NodeCached, node=task.id, parent=task.parent, artifacts=record.artifacts, ui=record.ui
-        )
-        if self._pause is not None:
-            self._pause(task, None, None)
 
     def _complain(self, task: Task, reason: str) -> bool:
         """Fail a node without a value that was asked for by name; one that is merely in the way is passed over in silence."""
@@ -522,55 +389,7 @@ class Execution:
         if reason == "cancelled" and not self._cancellation:
             reason = "error"  # it says so itself, but nobody asked it to
         self._inflight.pop(task.key, None)
-        message, trace = explain(error)
-        event = self._stream.make(
-            NodeFailed,
-            node=task.id,
-            parent=task.parent,
-            reason=reason,
-            title=task.title,
-            class_type=task.spec.type,
-            message=message,
-            exception=type(error).__name__,
-            traceback=trace,
-            inputs=self._summaries(task),
-            residents=tuple(Resident(owner=owner, place=self._device.name, bytes=size) for owner, size in residents),
-        )
-        error.__traceback__ = None  # its frames hold tensors
-        if reason != "cancelled":
-            self._failures.append(event)
         self._scheduler.fail(task.id)
-        self._hold_and_release()
-        if self._pause is not None:
-            self._pause(task, None, event)
-
-    def _summaries(self, task: Task) -> dict[str, str]:
-        shown = {name: summary(value) for name, value in task.literals.items()}
-        shown |= {name: summary(constant.value) for name, constant in task.constants.items()}
-        for name, (source, output) in task.links.items():
-            made = self._tasks.get(source)
-            value = self._cache.peek(made.key) if made is not None and made.record is not None else None
-            shown[name] = f"from {source}" if value is None else summary(value[output])
-        return shown
-
-    def _end(self, status: Literal["success", "error", "cancelled"], seconds: float, message: str) -> None:
-        stream = self._stream
-        if stream.heard:
-            name, rows = self._device.name, self._device.residents()
-            residents = tuple(Resident(owner=owner, place=name, bytes=size) for owner, size in rows)
-            used = sum(size for _, size in rows)
-            stream.emit(MemoryReport, device=name, budget=self._device.budget, used=used, residents=residents)
-        stream.emit(
-            RunDone,
-            status=status,
-            seconds=seconds,
-            executed=len(self._executed),
-            cached=len(self._cached),
-            artifacts=tuple(self._artifacts.values()),
-            message=message,
-        )
-
-
-def _overlaps(task: Task) -> bool:
-    """Whether a node only has effects, such as saving, and may work beside the device."""
-    return task.spec.output and not task.spec.outputs
+        self._report.failed(task, error, reason, self._values.summaries(task), residents)
+        error.__traceback__ = None  # its frames hold tensors
+        self._values.hold_and_release()

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 from graph_engine.builder import Graph
 from graph_engine.errors import GraphError, WorkflowError
 from graph_engine.events import Event, RunDone, RunQueued
-from graph_engine.executor import Execution, Finished, House, Pause
+from graph_engine.executor import Execution
+from graph_engine.house import Finished, House
 from graph_engine.migrate import migrate
+from graph_engine.report import Pause
 from graph_engine.result import Result
 from graph_engine.stream import Cancellation, Stream
-from graph_engine.validate import validate, wanted_nodes
+from graph_engine.validate import objections, wanted_nodes
 from graph_engine.workflow import Workflow
 
 if TYPE_CHECKING:
@@ -55,7 +57,7 @@ class Job:
             wanted = (wanted,)
         held = None if wanted is None else tuple(dict.fromkeys(workflow.find(node) for node in wanted))
         registry = house.registry
-        if problems := validate(workflow, registry.specs, house.folders, wanted=held, registry=registry):
+        if problems := objections(workflow, registry.specs, house.folders, wanted=held, registry=registry):
             raise WorkflowError(problems)
         return cls(house, workflow, held, extra or {}, previews, run or uuid.uuid4().hex)
 
@@ -84,7 +86,7 @@ class Job:
         while not turn.acquire(timeout=0.05):
             if cancellation:
                 stream.emit(RunDone, status="cancelled", seconds=0.0, executed=0, cached=0)
-                return self._result(Finished("cancelled", (), (), (), (), 0.0, {}, {}, {}))
+                return self._result(Finished("cancelled"))
         try:
             held = self.held
             wanted = wanted_nodes(self.workflow, self.house.registry.specs) if held is None else held

@@ -1,4 +1,4 @@
-"""From a node whose inputs are known to the key of its result: literals, file contents, identities of inputs, and lazy inputs as asked for."""
+"""From a node whose inputs are known to the key of its result: literals, file contents, identities, and lazy inputs as asked for."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class NeedInputs(Exception):
 
 
 class NeedValues(Exception):
-    """The key depends on values of inputs that are not at hand."""
+    """The values of these nodes are needed, and not at hand."""
 
-    def __init__(self, names: list[str]) -> None:
-        self.names = names
+    def __init__(self, sources: list[str]) -> None:
+        self.sources = sources
 
 
 class Files:

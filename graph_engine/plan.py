@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
 
 import networkx
 
@@ -12,8 +11,6 @@ from graph_engine.errors import NodeError
 from graph_engine.spec import NodeSpec
 
 __all__ = ["Plan", "eager_sources", "plan"]
-
-_ROOT = object()
 
 
 class Plan:
@@ -29,29 +26,31 @@ class Plan:
 
         Raises NodeError, with the path, when links go round in a circle.
         """
-        new: networkx.DiGraph[Any] = networkx.DiGraph()
-        roots = [node for node in dict.fromkeys(wanted) if node not in self.graph]
-        todo = list(roots)
-        seen = set(roots)
-        while todo:
-            node = todo.pop()
-            for source in self._sources(node):
-                new.add_edge(node, source)
-                if source not in seen and source not in self.graph:
-                    seen.add(source)
-                    todo.append(source)
-        new.add_edges_from((_ROOT, node) for node in roots)
-        if not roots:
-            return []
-        order = [node for node in networkx.dfs_postorder_nodes(new, _ROOT) if node in seen]
-        place = {node: i for i, node in enumerate(order)}
-        if any(place[node] <= place.get(source, -1) for node, source in new.edges if node is not _ROOT):
-            cycle = [edge[1] for edge in networkx.find_cycle(new, _ROOT)]
-            raise NodeError(f"the links go round in a circle: {' -> '.join(reversed([cycle[-1], *cycle]))}")
-        self.graph.add_nodes_from(order)
-        self.graph.add_edges_from((source, node) for node, source in new.edges if node is not _ROOT)
+        graph, reads = self.graph, dict[str, list[str]]()  # of each new node, what it reads from
+        order: dict[str, None] = {}
+        for root in wanted:
+            if root in graph or root in reads:
+                continue
+            reads[root] = list(self._sources(root))
+            path, rest = [root], [iter(reads[root])]
+            while path:  # depth first without recursion: a node is left when all that it reads has been
+                for source in rest[-1]:
+                    if source in graph or source in order:
+                        continue
+                    if source in reads:
+                        circle = [*path[path.index(source) :], source]
+                        raise NodeError(f"the links go round in a circle: {' -> '.join(reversed(circle))}")
+                    reads[source] = list(self._sources(source))
+                    path.append(source)
+                    rest.append(iter(reads[source]))
+                    break
+                else:
+                    order[path.pop()] = None
+                    rest.pop()
+        graph.add_nodes_from(order)
+        graph.add_edges_from((source, node) for node in order for source in reads[node])
         self.order += order
-        return order
+        return list(order)
 
     def link(self, sources: Iterable[str], node: str) -> None:
         """Note that a node came to need more."""

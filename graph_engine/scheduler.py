@@ -25,8 +25,8 @@ class State(enum.Enum):
     SKIPPED = "skipped"
 
 
-_OPEN = frozenset({State.WAITING, State.RIPE, State.MISSED, State.READY, State.RUNNING})
-_DEAD = frozenset({State.FAILED, State.SKIPPED})
+_OPEN = (State.WAITING, State.RIPE, State.MISSED, State.READY, State.RUNNING)
+_DEAD = (State.FAILED, State.SKIPPED)
 Order = tuple[int, ...]
 
 

@@ -49,6 +49,7 @@ class Store:
         self._folder, self._device, self.budget, self._environment = folder / "results", device, budget, environment
         self._lock = threading.RLock()
         self._parts = itertools.count()
+        self._used: dict[bytes, float] = {}
         self._folder.mkdir(parents=True, exist_ok=True)
         self._base = _open(folder / "results.sqlite")
         self._sweep()
@@ -88,12 +89,14 @@ class Store:
             self.forget(key)
             return None
         with self._lock:
-            self._base.execute("UPDATE result SET used = ? WHERE key = ?", (time.time(), self._key(key)))
+            self._used[self._key(key)] = time.time()  # noted with the next write: reading must not wait for the lock
         return value
 
     def write(self, results: Iterable[Saved]) -> None:
         """Keep results, whole or not at all. Raises OSError or sqlite3.Error when the disk does not take them."""
         with self._lock, self._base:
+            used, self._used = self._used, {}
+            self._base.executemany("UPDATE result SET used = ? WHERE key = ?", [(at, key) for key, at in used.items()])
             for saved in results:
                 digest, size = None, 0
                 if saved.skeleton is not None:

@@ -25,7 +25,7 @@ class Task:
 
     __slots__ = (
         "asynchronous", "began", "cls", "constants", "expanded", "id", "identities", "key", "lazy", "links", "literals",
-        "looked", "maker", "own_seconds", "parent", "record", "spec", "title",
+        "looked", "maker", "overlaps", "own_seconds", "parent", "record", "spec", "title",
     )  # fmt: skip
 
     def __init__(
@@ -49,6 +49,7 @@ class Task:
             else:
                 self.literals[name] = value
         self.asynchronous = is_async(cls)
+        self.overlaps = self.spec.output and not self.spec.outputs  # has effects only, such as saving
         self.key = b""
         self.record: Record | None = None
         self.identities: tuple[bytes, ...] = ()

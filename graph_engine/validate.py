@@ -17,7 +17,7 @@ from graph_engine.spec import NodeSpec, Problem
 from graph_engine.suggest import nearest, show
 from graph_engine.workflow import Workflow
 
-__all__ = ["canonical", "needs_classes", "notes", "validate", "wanted_nodes"]
+__all__ = ["canonical", "needs_classes", "notes", "objections", "validate", "wanted_nodes"]
 
 
 def validate(
@@ -63,6 +63,23 @@ def validate(
     for id in sources:
         problems += found[id]
     return problems
+
+
+def objections(
+    workflow: Workflow,
+    specs: Mapping[str, NodeSpec],
+    folders: Folders | None = None,
+    *,
+    wanted: Collection[str] | None = None,
+    registry: Registry | None = None,
+) -> list[Problem]:
+    """What stops a run: nothing while all that the wanted nodes need is sound (a branch still being drawn does not count), else
+    everything that is wrong with the document.
+    """
+    chosen = wanted_nodes(workflow, specs) if wanted is None else wanted
+    if chosen and not validate(workflow, specs, folders, wanted=chosen, registry=registry):
+        return []
+    return validate(workflow, specs, folders, wanted=wanted, registry=registry)
 
 
 def wanted_nodes(workflow: Workflow, specs: Mapping[str, NodeSpec]) -> list[str]:

@@ -10,14 +10,12 @@ from pydantic import Field
 from torch import Tensor
 
 from diffusion.batch import repeat_to
-from diffusion.compare import mse, psnr, ssim
+from diffusion.compare import decibels, error_map, mean_where, ssim_map
 from diffusion.values import Image, Mask, Metrics
 from graph_engine.node import Node
 
 if TYPE_CHECKING:
     from graph_engine.context import Context
-
-MEASURES = {"psnr": psnr, "ssim": ssim, "mse": mse}
 
 
 def compared(a: Tensor, b: Tensor, mask: Tensor | None = None) -> dict[str, float]:
@@ -25,10 +23,14 @@ def compared(a: Tensor, b: Tensor, mask: Tensor | None = None) -> dict[str, floa
 
     With a mask [b, h, w] also `…_inside`, weighted by it, and `…_outside`, by 1 − mask; nan where that is empty.
     """
-    found = {name: measure(a, b) for name, measure in MEASURES.items()}
+    errors, likeness = error_map(a, b), ssim_map(a, b)
+    places: dict[str, Tensor | None] = {"": None}
     if mask is not None:
-        for place, weights in (("inside", mask), ("outside", 1 - mask)):
-            found |= {f"{name}_{place}": measure(a, b, weights) for name, measure in MEASURES.items()}
+        places |= {"_inside": mask, "_outside": 1 - mask}
+    found: dict[str, float] = {}
+    for place, weights in places.items():
+        error = mean_where(errors, weights)
+        found |= {f"psnr{place}": decibels(error), f"ssim{place}": mean_where(likeness, weights), f"mse{place}": error}
     return found
 
 
@@ -37,7 +39,7 @@ def report(found: dict[str, float]) -> str:
     places = [place for place in ("", "_inside", "_outside") if f"psnr{place}" in found]
     rows = ["         PSNR dB    SSIM       MSE"]
     for place in places:
-        psnr, ssim, mse = (found[f"{name}{place}"] for name in MEASURES)
+        psnr, ssim, mse = (found[f"{name}{place}"] for name in ("psnr", "ssim", "mse"))
         rows.append(f"{place.strip('_') or 'whole':8} {_shown(psnr, '7.2f')} {_shown(ssim, '7.4f')} {_shown(mse, '9.6f')}")
     return "\n".join(rows)
 

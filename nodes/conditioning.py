@@ -57,8 +57,8 @@ class ConditioningSetArea(Node, category="conditioning", title="Conditioning (Se
     strength: Strength = 1.0
 
     def run(self, ctx: Context) -> Conditioning:
-        cells = (side // CELL for side in (self.height, self.width, self.y, self.x))
-        return on.set_area(self.conditioning, *cells, strength=self.strength)
+        height, width, y, x = (side // CELL for side in (self.height, self.width, self.y, self.x))
+        return on.set_area(self.conditioning, height, width, y, x, self.strength)
 
 
 class ConditioningSetAreaPercentage(Node, category="conditioning", title="Conditioning (Set Area with Percentage)"):

@@ -17,7 +17,7 @@ from torch import Tensor
 from diffusion.values import Image, Mask
 from graph_engine.errors import NodeError
 from graph_engine.node import Node
-from nodes.params import InputImage
+from nodes.params import PICTURES, InputImage
 
 if TYPE_CHECKING:
     from graph_engine.context import Context
@@ -100,7 +100,7 @@ class LoadImage(Node, category="image", title="Load Image", aliases=("open", "pi
         mask: Annotated[Mask, Field(description="1 − alpha; 64 × 64 zeros for a picture without alpha.")]
 
     def run(self, ctx: Context) -> Out:
-        with opened(ctx.path("input", self.image), self.image) as picture:
+        with opened(ctx.path("input", self.image, PICTURES), self.image) as picture:
             pixels, mask = frames_of(picture)
         return self.Out(Image(pixels), Mask(mask))
 
@@ -112,6 +112,6 @@ class LoadImageMask(Node, category="mask", title="Load Image (as Mask)"):
     channel: Annotated[Literal["alpha", "red", "green", "blue"], Field(description="A picture without alpha counts as opaque.")] = "alpha"
 
     def run(self, ctx: Context) -> Mask:
-        with opened(ctx.path("input", self.image), self.image) as picture:
+        with opened(ctx.path("input", self.image, PICTURES), self.image) as picture:
             values = _unit(upright(picture).convert("RGBA").getchannel(self.channel[0].upper()))
         return Mask((1 - values if self.channel == "alpha" else values)[None])

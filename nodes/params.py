@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -21,8 +21,12 @@ def number(low: float, high: float, step: float, description: str, **widget: Any
 
 # -- sampling --
 
-SamplerName = Annotated[Literal[tuple(SAMPLERS)], Field(description="The algorithm that walks from noise to picture.")]
-SchedulerName = Annotated[Literal[tuple(SCHEDULERS)], Field(description="How the noise levels of the steps are spaced.")]
+if TYPE_CHECKING:  # a checker cannot follow choices that are computed
+    SamplerName = str
+    SchedulerName = str
+else:
+    SamplerName = Annotated[Literal[tuple(SAMPLERS)], Field(description="The algorithm that walks from noise to picture.")]
+    SchedulerName = Annotated[Literal[tuple(SCHEDULERS)], Field(description="How the noise levels of the steps are spaced.")]
 Seed = Annotated[int, number(0, 2**64 - 1, 1, "The same seed draws the same noise on every device.", control_after_generate=True)]
 Steps = Annotated[int, number(1, 10000, 1, "How many denoising steps; more are slower and usually finer.")]
 StepNumber = Annotated[int, number(0, 10000, 1, "A step of the schedule, counted from 0.")]
@@ -82,9 +86,10 @@ CheckpointFile = Annotated[
     File("checkpoints", embedded=tuple(EMBEDDED.items())),
     Field(description="A model that brings its text encoder and VAE; toybox is built in."),
 ]
+PICTURES = {"toybox_example.png": "nodes:pictures/toybox_example.png"}  # an input that is always there
 InputImage = Annotated[
     str,
-    File("input", upload=True),
+    File("input", embedded=tuple(PICTURES.items()), upload=True),
     Field(json_schema_extra={"image_upload": True}, description="A picture in the input folder; a file of several frames gives a batch."),
 ]
 

@@ -48,7 +48,19 @@ OF_PICTURE = {"background_color": tuple(COLORS), "texture": (*TEXTURES, *HELD_OU
 COMMON = {"shape": SHAPES, "texture": TEXTURES}  # what chance picks from; the rest must be asked for by name
 KNOWN = OF_OBJECT | OF_PICTURE
 
-_FIRST, _SECOND = Field(description="Of the first object; any: by the seed."), Field(description="Of the second object; any: by the seed.")
+if TYPE_CHECKING:  # a checker cannot follow choices that are computed
+    Shape = str
+    Color = str
+    Size = str
+    Style = str
+    Position = str
+    Texture = str
+    Finish = str
+    Change = str
+else:
+    Shape, Color, Size, Style, Position = (Literal["any", *values] for values in OF_OBJECT.values())
+    Texture, Finish, Change = Literal["any", *OF_PICTURE["texture"]], Literal[FINISHES], Literal["none", *KNOWN]
+FIRST, SECOND = (Field(description=f"Of the {which} object; any: by the seed.") for which in ("first", "second"))
 
 
 def others(scene: Scene, attribute: str, which: int, value: str, seed: int) -> Scene:
@@ -99,21 +111,21 @@ class ToyboxScene(Node, category="toybox", title="Toybox Scene", aliases=("test 
 
     seed: Seed = 0
     objects: Annotated[Literal["any", "one", "two"], Field(description="How many objects; any: by the seed.")] = "any"
-    shape: Annotated[Literal["any", *OF_OBJECT["shape"]], _FIRST] = "any"
-    color: Annotated[Literal["any", *COLORS], _FIRST] = "any"
-    size: Annotated[Literal["any", *SIZES], _FIRST] = "any"
-    style: Annotated[Literal["any", *STYLES], _FIRST] = "any"
-    position: Annotated[Literal["any", *POSITIONS], _FIRST] = "any"
-    shape_2: Annotated[Literal["any", *OF_OBJECT["shape"]], _SECOND] = "any"
-    color_2: Annotated[Literal["any", *COLORS], _SECOND] = "any"
-    size_2: Annotated[Literal["any", *SIZES], _SECOND] = "any"
-    style_2: Annotated[Literal["any", *STYLES], _SECOND] = "any"
-    position_2: Annotated[Literal["any", *POSITIONS], _SECOND] = "any"
-    background_color: Annotated[Literal["any", *COLORS], Field(description="any: by the seed.")] = "any"
-    texture: Annotated[Literal["any", *OF_PICTURE["texture"]], Field(description="Of the background; any: by the seed.")] = "any"
-    finish: Annotated[Literal[FINISHES], Field(description="A look of the whole picture.")] = "none"
+    shape: Annotated[Shape, FIRST] = "any"
+    color: Annotated[Color, FIRST] = "any"
+    size: Annotated[Size, FIRST] = "any"
+    style: Annotated[Style, FIRST] = "any"
+    position: Annotated[Position, FIRST] = "any"
+    shape_2: Annotated[Shape, SECOND] = "any"
+    color_2: Annotated[Color, SECOND] = "any"
+    size_2: Annotated[Size, SECOND] = "any"
+    style_2: Annotated[Style, SECOND] = "any"
+    position_2: Annotated[Position, SECOND] = "any"
+    background_color: Annotated[Color, Field(description="any: by the seed.")] = "any"
+    texture: Annotated[Texture, Field(description="Of the background; any: by the seed.")] = "any"
+    finish: Annotated[Finish, Field(description="A look of the whole picture.")] = "none"
     object: Annotated[Literal["first", "second"], Field(description="The object that the mask shows and the change is about.")] = "first"
-    change: Annotated[Literal["none", *KNOWN], Field(description="The attribute that differs in the target picture.")] = "none"
+    change: Annotated[Change, Field(description="The attribute that differs in the target picture.")] = "none"
     change_to: Annotated[str, Field(description="Its new value; any: another one, by the seed.")] = "any"
 
     class Out(NamedTuple):
@@ -189,7 +201,7 @@ class AttributeProbe(Node, category="toybox", title="Attribute Probe", output=Tr
     image: Image
 
     class Out(NamedTuple):
-        count: list[int]
+        objects: Annotated[list[int], Field(description="How many there are.")]
         shape: list[str]
         color: list[str]
         size: list[str]
@@ -209,7 +221,7 @@ class AttributeProbe(Node, category="toybox", title="Attribute Probe", output=Tr
             readings = probe.read(self.image.pixels.cpu())
         ctx.show(text=[described(reading) for reading in readings])
         return self.Out(
-            count=[len(reading.objects) for reading in readings],
+            objects=[len(reading.objects) for reading in readings],
             **{name: [_joined(reading.objects, name) for reading in readings] for name in OF_OBJECT},
             **{name: [getattr(reading, name).label for reading in readings] for name in OF_PICTURE},
             readings=[json.dumps(reading.as_dict()) for reading in readings],

@@ -14,12 +14,13 @@ from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 from rich.markup import escape
 
-from graph_engine import Catalogue, Folders, Workflow, WorkflowError, validate
+from graph_engine import Catalogue, Folders, Registry, Workflow, WorkflowError, validate
 from graph_engine.schema import json_schema
 from graph_engine.suggest import did_you_mean
+from graph_engine.validate import needs_classes, notes, objections
 from server.listing import details, listing
 from server.settings import Settings
-from server.sweep import apply, combinations
+from server.sweep import variants
 from server.terminal import print_problems, viewer
 
 __all__ = ["app", "main"]
@@ -32,6 +33,7 @@ app = App(
     "Exit codes: 0 done, 1 a node failed, 2 the command or a file could not be read, 3 the workflow is not valid, 130 cancelled.",
     version_flags=["--version"],
 )
+_UNREADABLE = {"no_file", "no_workflow", "bad_json", "bad_document", "editor_format", "bad_address", "no_such_node", "ambiguous_node"}
 _out, _notes = Console(), Console(stderr=True)
 
 
@@ -51,7 +53,7 @@ def _explain(error: Exception) -> int:
         return USAGE
     if isinstance(error, WorkflowError):
         print_problems(error.problems, _notes)
-        return INVALID
+        return USAGE if any(problem.code in _UNREADABLE for problem in error.problems) else INVALID
     if isinstance(error, (OSError, ValueError)):
         _notes.print(f"[red]✗[/] {error}", highlight=False, soft_wrap=True)
         return USAGE
@@ -64,7 +66,11 @@ Overrides = Annotated[
 ]
 Sweeps = Annotated[
     list[str] | None,
-    Parameter(name="--sweep", negative=(), help="node.input=a,b,c: one run for each value, and for each combination of several sweeps. Repeatable."),
+    Parameter(
+        name="--sweep",
+        negative=(),
+        help="node.input=a,b,c: one run for each value, or combination of several sweeps. Repeatable.",
+    ),
 ]
 
 
@@ -89,23 +95,20 @@ def run(
     """
     settings = Settings()
     folders = _folders(settings, output)
-    workflow, catalogue = Workflow.load(file), Catalogue.load()
-    chosen = [*combinations(set_ or [], sweep or [])]
-    prepared = [apply(workflow, combination, catalogue.specs) for combination in chosen]
-    for document in prepared:
-        if problems := validate(document, catalogue.specs, folders):
+    specs = Catalogue.load().specs
+    documents = [*variants(Workflow.load(file), set_ or [], sweep or [], specs)]
+    for _, document in documents:  # before torch is loaded, and before the first of many runs
+        if problems := objections(document, specs, folders):
             raise WorkflowError(problems)
 
     from graph_engine.engine import Engine  # brings the node packages, and torch with them
 
     screen = viewer(json=json_)
-    with Engine(
-        device=device or settings.device, folders=folders, cache_dir=cache_dir or settings.cache_dir, debug=debug
-    ) as engine:
+    with Engine(device=device or settings.device, folders=folders, cache_dir=cache_dir or settings.cache_dir, debug=debug) as engine:
         code = DONE
-        for combination, document in zip(chosen, prepared, strict=True):
-            if combination.swept:
-                _notes.print(f"[bold]{escape(str(combination))}[/]", highlight=False, soft_wrap=True)
+        for label, document in documents:
+            if label:
+                _notes.print(f"[bold]{escape(label)}[/]", highlight=False, soft_wrap=True)
             with screen:
                 result = engine.run(document, on_event=screen.show)
             if debug:
@@ -120,11 +123,13 @@ def run(
 @app.command(name="validate")
 def validate_(file: Path, *, set_: Overrides = None) -> int:
     """List every problem of a workflow; nothing runs."""
-    catalogue, settings = Catalogue.load(), Settings()
-    for combination in combinations(set_ or [], []):
-        workflow = apply(Workflow.load(file), combination, catalogue.specs)
-    if problems := validate(workflow, catalogue.specs, _folders(settings, None)):
+    specs = Catalogue.load().specs
+    [(_, workflow)] = variants(Workflow.load(file), set_ or [], [], specs)
+    registry = Registry.discover() if needs_classes(workflow, specs) else None
+    if problems := validate(workflow, specs, _folders(Settings(), None), registry=registry):
         raise WorkflowError(problems)
+    for note in notes(workflow, specs):
+        _out.print(f"[yellow]![/] {escape(str(note))}", highlight=False, soft_wrap=True)
     _out.print(f"[green]✓[/] {escape(str(file))}: {len(workflow.nodes)} nodes, no problems", highlight=False, soft_wrap=True)
     return DONE
 
@@ -153,7 +158,7 @@ def schema(*, output: Annotated[Path | None, Parameter(name=["--output", "-o"], 
     """Print the JSON Schema of a workflow with all node types, so that an editor completes and checks JSON."""
     text = json.dumps(json_schema(Catalogue.load().specs), indent=2)
     if output is None:
-        print(text)
+        sys.stdout.write(text + "\n")
     else:
         output.write_text(text + "\n", encoding="utf-8")
     return DONE
@@ -173,4 +178,4 @@ def _folders(settings: Settings, output: Path | None) -> Folders:
 
 
 def _print_json(value: object) -> None:
-    print(json.dumps(value, indent=2))
+    sys.stdout.write(json.dumps(value, indent=2) + "\n")

@@ -27,7 +27,9 @@ def listing(specs: Iterable[NodeSpec]) -> RenderableType:
                 table.add_row()
             category = spec.category
             table.add_row(f"[bold]{escape(category)}[/]")
-        table.add_row(f"  {escape(spec.type)}", escape(spec.description.split("\n\n")[0].replace("\n", " ")), style="dim" if spec.deprecated else "")
+        table.add_row(
+            f"  {escape(spec.type)}", escape(spec.description.split("\n\n")[0].replace("\n", " ")), style="dim" if spec.deprecated else ""
+        )
     return table
 
 
@@ -35,7 +37,13 @@ def details(spec: NodeSpec, folders: Folders) -> RenderableType:
     """One node type: what it says of itself, its inputs with types, defaults and bounds, and its outputs."""
     inputs = Table("input", "type", "default", "bounds or choices", "meaning", box=None, pad_edge=False, title_justify="left")
     for entry in spec.inputs:
-        inputs.add_row(entry.name, _type(entry), "" if entry.required else repr(entry.default), escape(_range(entry, folders)), escape(entry.description))
+        inputs.add_row(
+            entry.name,
+            _type(entry),
+            "" if entry.required else repr(entry.default),
+            escape(_range(entry, folders)),
+            escape(entry.description),
+        )
     outputs = Table("output", "type", box=None, pad_edge=False)
     for number, output in enumerate(spec.outputs):
         outputs.add_row(f"{number} {output.name}", output.types[0] + ("[]" if output.list else ""))

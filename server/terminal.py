@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Protocol, Self, TextIO
+from typing import Protocol, Self, TextIO, TypedDict
 
 from rich.console import Console
 from rich.markup import escape
@@ -27,6 +27,14 @@ from graph_engine.events import (
 from graph_engine.spec import Problem
 
 __all__ = ["JsonLines", "Live", "Viewer", "print_problems", "viewer"]
+
+
+class _Plain(TypedDict):
+    highlight: bool
+    soft_wrap: bool
+
+
+PLAIN: _Plain = {"highlight": False, "soft_wrap": True}  # names and paths as they are, to be copied in one piece
 
 
 class Viewer(Protocol):
@@ -100,7 +108,13 @@ class Live:
             case NodeStarted():
                 self.bars[event.node] = self.progress.add_task(self._title(event.node), total=None, speed="")
             case NodeProgress():
-                speed = "" if event.rate is None else f"{event.rate:.2f} steps/s" if event.rate >= 1 else f"{1 / max(event.rate, 1e-9):.1f} s/step"
+                speed = (
+                    ""
+                    if event.rate is None
+                    else f"{event.rate:.2f} steps/s"
+                    if event.rate >= 1
+                    else f"{1 / max(event.rate, 1e-9):.1f} s/step"
+                )
                 if event.node in self.bars:
                     self.progress.update(self.bars[event.node], completed=event.step, total=event.steps, speed=speed)
             case NodeCached():
@@ -123,18 +137,20 @@ class Live:
         self._drop(node)
         self.console.print(f"{mark} {self._title(node)} {note}", highlight=False)
         for artifact in artifacts:
-            self.console.print(f"    {escape(artifact.path)}", style="bold" if artifact.type == "output" else "dim", highlight=False, soft_wrap=True)
+            self.console.print(f"    {escape(artifact.path)}", style="bold" if artifact.type == "output" else "dim", **PLAIN)
         texts = ui.get("text", ())
         for text in texts if isinstance(texts, (list, tuple)) else (texts,):
             for line in str(text).splitlines():
-                self.console.print(f"    {escape(line)}", style="cyan", highlight=False, soft_wrap=True)
+                self.console.print(f"    {escape(line)}", style="cyan", **PLAIN)
 
     def _fail(self, event: NodeFailed) -> None:
         self._drop(event.node)
-        self.console.print(f"[red]✗[/] {self._title(event.node)} [dim]({escape(event.class_type)}, node {escape(event.node)})[/]", highlight=False)
-        self.console.print(f"    {escape(event.message)}", style="red", highlight=False, soft_wrap=True)
+        self.console.print(
+            f"[red]✗[/] {self._title(event.node)} [dim]({escape(event.class_type)}, node {escape(event.node)})[/]", highlight=False
+        )
+        self.console.print(f"    {escape(event.message)}", style="red", **PLAIN)
         for name, summary in event.inputs.items():
-            self.console.print(f"    {escape(name)} = {escape(summary)}", style="dim", highlight=False, soft_wrap=True)
+            self.console.print(f"    {escape(name)} = {escape(summary)}", style="dim", **PLAIN)
         for resident in event.residents:
             self.console.print(f"    {resident.bytes / 2**20:9.1f} MiB  {escape(resident.place)}  {escape(resident.owner)}", style="dim")
 
@@ -146,16 +162,26 @@ class Live:
         self.console.print(f"[{style}]{event.status}[/] [dim]{counts}[/]", highlight=False)
 
 
+def _speed(rate: float | None) -> str:
+    if rate is None:
+        return ""
+    return f"{rate:.2f} steps/s" if rate >= 1 else f"{1 / max(rate, 1e-9):.1f} s/step"
+
+
 def print_problems(problems: Sequence[Problem], console: Console) -> None:
     """Print every finding with what came, what is wanted and the hint."""
     for problem in problems:
         place = "" if problem.node is None else f"{problem.node} {problem.title or problem.class_type or ''}".strip()
         where = ".".join(part for part in (place, problem.field) if part)
-        console.print(f"[red]✗[/] [bold]{escape(where or 'workflow')}[/] {escape(problem.message)} [dim]({problem.code})[/]", highlight=False, soft_wrap=True)
+        console.print(
+            f"[red]✗[/] [bold]{escape(where or 'workflow')}[/] {escape(problem.message)} [dim]({problem.code})[/]",
+            highlight=False,
+            soft_wrap=True,
+        )
         if problem.wanted is not None:
-            console.print(f"    wanted: {escape(_short(problem.wanted))}", style="dim", highlight=False, soft_wrap=True)
+            console.print(f"    wanted: {escape(_short(problem.wanted))}", style="dim", **PLAIN)
         if problem.hint:
-            console.print(f"    hint: {escape(problem.hint)}", style="cyan", highlight=False, soft_wrap=True)
+            console.print(f"    hint: {escape(problem.hint)}", style="cyan", **PLAIN)
 
 
 def _short(value: object, limit: int = 300) -> str:

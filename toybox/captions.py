@@ -58,9 +58,7 @@ def caption(scene: Scene, seed: int | None = None, form: Literal["placed", "rela
 
 def _compose(parts: list[Part]) -> Caption:
     """Join words; an article becomes "an" where the next word asks for it."""
-    texts = [
-        "an" if text == "a" and i + 1 < len(parts) and parts[i + 1][0][0] in "aeio" else text for i, (text, _) in enumerate(parts)
-    ]
+    texts = ["an" if text == "a" and i + 1 < len(parts) and parts[i + 1][0][0] in "aeio" else text for i, (text, _) in enumerate(parts)]
     words, at = [], 0
     for text, (_, referent) in zip(texts, parts, strict=True):
         words.append((at, at + len(text), referent))

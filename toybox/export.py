@@ -11,6 +11,7 @@ from torch import nn
 
 from toybox import tokenizer as tokens
 from toybox.generator import Generator
+from toybox.preview import write_linear_colors
 
 
 def scheduler() -> DDIMScheduler:
@@ -22,6 +23,8 @@ def scheduler() -> DDIMScheduler:
 
 def export(model: Generator, vae: AutoencoderKL, folder: Path) -> None:
     """Write the folder that `StableDiffusionPipeline.from_pretrained` reads."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_linear_colors(vae, folder)  # while the weights are whole
     tokenizer = tokens.build()
     pipeline = StableDiffusionPipeline(
         vae=_half(vae),

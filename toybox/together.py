@@ -27,7 +27,7 @@ def rank() -> int:
 
 
 def own_part(batch: object) -> object:
-    """This process's rows of every tensor in a dictionary."""
+    """This process's rows of a tensor, or of every tensor in a dictionary."""
     if not dist.is_initialized():
         return batch
     return tree_map(lambda x: x[dist.get_rank() :: dist.get_world_size()], batch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 from transformers import CLIPTokenizer
@@ -53,7 +54,7 @@ def merges_for(words: tuple[str, ...]) -> list[tuple[str, str]]:
     for word in words:
         symbols = [*word[:-1], word[-1] + "</w>"]
         while len(symbols) > 1:
-            pairs = list(zip(symbols, symbols[1:], strict=False))
+            pairs = list(pairwise(symbols))
             best = min(pairs, key=lambda pair: rank.get(pair, len(rank) + 1))
             rank.setdefault(best, len(rank))
             symbols = _join(symbols, best)

@@ -1,7 +1,8 @@
-"""Training of the autoencoder: 128 x 128 pictures to latents 16 x 16 x 4 and back; first both halves, later the decoder alone."""
+"""Training of the autoencoder: 128 x 128 pictures to latents 16 x 16 x 4 and back."""
 
 from __future__ import annotations
 
+import copy
 import math
 
 import torch
@@ -9,6 +10,8 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import Tensor
 
+from toybox import together
+from toybox.draw import CELL
 from toybox.optim import MuonAdamW
 from toybox.run import Run
 from toybox.scenes import render, sample
@@ -43,12 +46,17 @@ def to_signed(x: Tensor) -> Tensor:
     return x.float() / 127.5 - 1
 
 
-def train(run: Run, device: str, config: dict = FULL, count: int = 6_000, lr: float = 2e-3) -> AutoencoderKL:
-    """Minimise L1 + gradient L1 + low-pass L1 + MSE + a trace of KL; crops of 64 pixels first, whole pictures last."""
+def train(
+    run: Run, device: str, config: dict = FULL, count: int = 6_000, lr: float = 2e-3, anchor: AutoencoderKL | None = None
+) -> AutoencoderKL:
+    """Minimise L1 + gradient L1 + low-pass L1 + log MSE + a trace of KL; crops of 64 pixels first, whole pictures last.
+
+    With an anchor, training goes on from it and its latents hardly move, so that a U-Net trained on them carries over.
+    """
     torch.manual_seed(0)
-    vae = build(config).to(device, memory_format=torch.channels_last)
-    # small steps in plenty: with batches this small Muon's orthogonalisation costs a CPU more than it saves
-    optimizer = torch.optim.AdamW(vae.parameters(), lr, betas=(0.9, 0.99), weight_decay=1e-4, fused=True)
+    vae = (copy.deepcopy(anchor).requires_grad_() if anchor else build(config)).to(device, memory_format=torch.channels_last)
+    unit = SCALING if anchor else 1.0
+    optimizer = MuonAdamW(vae.named_parameters(), lr)
     average = {k: v.clone() for k, v in vae.state_dict().items()}
     if state := run.resume():
         vae.load_state_dict(state["model"])
@@ -56,72 +64,36 @@ def train(run: Run, device: str, config: dict = FULL, count: int = 6_000, lr: fl
         average = state["average"]
     train_set, held_out = pictures(0, count), to_signed(pictures(HELD_OUT_SEED, 64))
     run.log(f"{count} pictures rendered")
-
-    while run.progress < 1:
-        whole = run.progress > 0.8
-        x = _batch(train_set, run.step, whole).to(device)
+    progress = run.progress
+    while progress < 1:
+        x = together.own_part(_batch(train_set, run.step, whole=progress > 0.75)).to(device)
         with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):  # with so few channels bf16 is slower on CPUs
             moments = vae.encode(x).latent_dist
             noise = torch.randn(moments.mean.shape, generator=torch.Generator().manual_seed(run.step)).to(device)
-            y = vae.decode(moments.mean + moments.std * noise).sample
-        loss = _loss(y.float(), x) + 2e-4 * moments.kl().mean() / moments.mean[0].numel()
-        loss.backward()
-        for group in optimizer.param_groups:
-            group["lr"] = lr * min(1.0, (run.step + 1) / 100) * max(1 - run.progress, 0.01) ** 0.8
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        run.step += 1
-        keep = min(0.995, run.step / (run.step + 10))
-        torch._foreach_lerp_([*average.values()], [*vae.state_dict().values()], 1 - keep)
-        if run.step % 50 == 0:
-            run.log(f"loss {loss.item():.4f}")
-        if run.step % 250 == 0:
-            run.log(f"PSNR {psnr(_with(config, average), held_out):.2f} dB")
-        if run.save_due:
-            run.save({"model": vae.state_dict(), "optimizer": optimizer.state_dict(), "average": average})
-    run.save({"model": vae.state_dict(), "optimizer": optimizer.state_dict(), "average": average})
-    best = _with(config, average)
-    run.log(f"done, PSNR {psnr(best, held_out):.2f} dB")
-    return best
-
-
-def polish(
-    run: Run, device: str, vae: AutoencoderKL, count: int = 6_000, batch_size: int = 4, lr: float = 1e-3
-) -> AutoencoderKL:
-    """Train the decoder on alone, on whole pictures and noiseless latents: the latents, and so the U-Net, stay as they are."""
-    vae = vae.to(device, memory_format=torch.channels_last).requires_grad_(False)
-    trained = {k: p.requires_grad_() for k, p in vae.named_parameters() if k.startswith("decoder.")}
-    optimizer = MuonAdamW(trained.items(), lr)
-    average = {k: p.detach().clone() for k, p in trained.items()}
-    if state := run.resume():
-        vae.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        average = state["average"]
-    train_set, held_out = pictures(0, count), to_signed(pictures(HELD_OUT_SEED, 64))
-    while run.progress < 1:
-        rows = torch.randint(len(train_set), (batch_size,), generator=torch.Generator().manual_seed(run.step))
-        x = to_signed(train_set[rows]).to(device)
-        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+            y = vae.decode(moments.mean + moments.std * noise).sample.float()
+        mean, var = moments.mean * unit, moments.var * unit**2
+        loss = _loss(y, x) + 2e-5 * (mean.square() + var - var.log()).mean()
+        if anchor:
             with torch.no_grad():
-                z = vae.encode(x).latent_dist.mean
-            y = vae.decode(z).sample.float()
-        # the logarithm weighs every picture alike, as the mean PSNR does
-        loss = _loss(y, x) + 0.05 * (y - x).square().mean((1, 2, 3)).log().mean()
+                before = anchor.encode(x).latent_dist.mean * unit
+            loss = loss + 0.05 * (mean - before).square().mean()
         loss.backward()
-        optimizer.step(min(1.0, (run.step + 1) / 50) * max(1 - run.progress, 0.01))
+        progress = together.average_gradients(vae.parameters(), run.progress)
+        optimizer.step(min(1.0, (run.step + 1) / 50) * max(1 - progress, 0.01))
         run.step += 1
         keep = min(0.99, run.step / (run.step + 10))
-        torch._foreach_lerp_([*average.values()], [p.detach() for p in trained.values()], 1 - keep)
-        if run.step % 50 == 0:
+        torch._foreach_lerp_([*average.values()], [*vae.state_dict().values()], 1 - keep)
+        if together.rank() == 0 and run.step % 50 == 0:
             run.log(f"loss {loss.item():.4f}")
-        if run.save_due:
+        if together.rank() == 0 and run.step % 500 == 0:
+            run.log(f"PSNR {psnr(_with(config, average), held_out):.2f} dB")
+        if together.rank() == 0 and run.save_due:
             run.save({"model": vae.state_dict(), "optimizer": optimizer.state_dict(), "average": average})
-            run.log(f"PSNR {psnr(vae, held_out):.2f} dB")
-    run.save({"model": vae.state_dict(), "optimizer": optimizer.state_dict(), "average": average})
-    vae.load_state_dict(average, strict=False)
-    run.log(f"done, PSNR {psnr(vae, held_out):.2f} dB")
-    return vae.eval()
+    best = _with(config, average)
+    if together.rank() == 0:
+        run.save({"model": vae.state_dict(), "optimizer": optimizer.state_dict(), "average": average})
+        run.log(f"done, PSNR {psnr(best, held_out):.2f} dB")
+    return best
 
 
 def _with(config: dict, state: dict) -> AutoencoderKL:
@@ -131,20 +103,25 @@ def _with(config: dict, state: dict) -> AutoencoderKL:
 
 
 def _batch(pictures: Tensor, step: int, whole: bool) -> Tensor:
-    """Step's pictures, a function of the step alone: 2 whole ones or 8 crops of 64 pixels."""
+    """Step's pictures, a function of the step alone: 4 whole ones or 16 crops of 64 pixels, most of them around an object."""
     lot = torch.Generator().manual_seed(step)
     if whole:
-        return to_signed(pictures[torch.randint(len(pictures), (2,), generator=lot)])
-    rows = torch.randint(len(pictures), (8,), generator=lot)
-    corners = torch.randint(0, 65, (8, 2), generator=lot).tolist()
-    crops = [pictures[r, :, i : i + 64, j : j + 64] for r, (i, j) in zip(rows.tolist(), corners, strict=True)]
+        return to_signed(pictures[torch.randint(len(pictures), (4,), generator=lot)])
+    rows = torch.randint(len(pictures), (16,), generator=lot).tolist()
+    corners = torch.randint(0, 65, (16, 2), generator=lot).tolist()
+    for i, row in enumerate(rows[:11]):
+        scene = sample(row)
+        cx, cy = CELL[scene.objects[step % len(scene.objects)].position]
+        corners[i] = [min(max(int(c) - 64 + corner // 2, 0), 64) for c, corner in zip((cy, cx), corners[i], strict=True)]
+    crops = [pictures[r, :, i : i + 64, j : j + 64] for r, (i, j) in zip(rows, corners, strict=True)]
     return to_signed(torch.stack(crops)).contiguous(memory_format=torch.channels_last)
 
 
 def _loss(y: Tensor, x: Tensor) -> Tensor:
     error = y - x
     gradient = error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()
-    return error.abs().mean() + 0.5 * gradient + 0.5 * F.avg_pool2d(error, 8).abs().mean() + 2 * error.square().mean()
+    by_picture = error.square().mean((1, 2, 3)) + 1e-4  # its logarithm weighs every picture alike, as the mean PSNR does
+    return error.abs().mean() + 0.5 * gradient + 0.5 * F.avg_pool2d(error, 8).abs().mean() + 0.05 * by_picture.log().mean()
 
 
 @torch.no_grad()

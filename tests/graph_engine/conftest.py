@@ -57,3 +57,28 @@ def calls() -> list[str]:
 
     running_nodes.calls.clear()
     return running_nodes.calls
+
+
+@pytest.fixture
+def engine(tmp_path: Path, calls: list[str]) -> Iterator[Callable[..., object]]:
+    """Makes engines with the running nodes, a fake device and checks for mutation; all are closed in the end, and leave no thread behind."""
+    import threading
+
+    import running_nodes
+    from fakes import FakeDevice
+
+    from graph_engine.engine import Engine
+    from graph_engine.files import Folders
+
+    made: list[Engine] = []
+    before = threading.active_count()
+
+    def make(**options: object) -> Engine:
+        options = {"device": FakeDevice(), "folders": Folders(tmp_path), "debug": True, **options}
+        made.append(Engine(running_nodes.registry(), **options))  # type: ignore[arg-type]
+        return made[-1]
+
+    yield make
+    assert threading.active_count() == before, f"left behind: {threading.enumerate()}"
+    for each in made:
+        each.close()

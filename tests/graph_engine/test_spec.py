@@ -79,8 +79,10 @@ def test_a_literal_is_refused_only_where_pydantic_refuses(adapter: TypeAdapter[A
         adapter.validate_json(json.dumps(value), strict=True)
     except ValidationError:
         return
-    if value in (float("inf"), float("-inf")) or (value in (0, 1) and spec.choices):
-        return  # pydantic alone would let these be: for it, true is 1
+    if value in (float("inf"), float("-inf")) or (isinstance(value, int) and abs(value) >> 1000):
+        return  # pydantic alone would let these be, as infinity
+    if value in (0, 1) and spec.choices:
+        return  # for pydantic, true is 1
     if spec.multiple_of == 0.1 and value is not None and abs(value) > 1e9:
         return
     assert spec.refuse(value) is None

@@ -53,7 +53,7 @@ def test_laplace_and_vp_stay_in_their_ranges(ctx):
 
 
 def test_levels_that_cannot_be_are_refused(ctx):
-    with pytest.raises(ValueError, match="levels above 0 are wanted, 14.6 and 0.0 given"):
+    with pytest.raises(ValueError, match=r"levels above 0 are wanted, 14\.6 and 0\.0 given"):
         made.ExponentialScheduler(sigma_max=14.6, sigma_min=0.0).run(ctx)
     with pytest.raises(ValueError, match="rho: a number above 0 is wanted"):
         KarrasScheduler(rho=0).run(ctx)

@@ -18,12 +18,17 @@ WITHOUT_TORCH = [
     sys.executable,
     "-c",
     "import sys, atexit\n"
-    "atexit.register(lambda: print('HEAVY', sorted({'torch', 'diffusers', 'transformers', 'nodes', 'diffusion'} & set(sys.modules)), file=sys.stderr))\n"
+    "heavy = {'torch', 'diffusers', 'transformers', 'nodes', 'diffusion'}\n"
+    "atexit.register(lambda: print('HEAVY', sorted(heavy & set(sys.modules)), file=sys.stderr))\n"
     "from server.cli import main; main()",
 ]
 TINY = {
     "model": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "toybox"}},
-    "words": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["model", 1], "text": "a red star on a blue background"}, "_meta": {"title": "prompt"}},
+    "words": {
+        "class_type": "CLIPTextEncode",
+        "inputs": {"clip": ["model", 1], "text": "a red star on a blue background"},
+        "_meta": {"title": "prompt"},
+    },
     "none": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["model", 1], "text": ""}},
     "canvas": {"class_type": "EmptyLatentImage", "inputs": {"width": 128, "height": 128, "batch_size": 1}},
     "sample": {
@@ -59,7 +64,9 @@ def nodes_of(done, kind):
     return {event["node"] for event in events(done) if event["kind"] == kind}
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["nodes"], ["nodes", "KSampler"], ["schema"], ["validate", "tiny.json"], ["run", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["nodes"], ["nodes", "KSampler"], ["schema"], ["validate", "tiny.json"], ["run", "--help"]]
+)
 def test_what_needs_only_the_declarations_imports_neither_torch_nor_nodes(home, arguments):
     done = call(*arguments, home=home, command=WITHOUT_TORCH)
     assert done.returncode == 0, done.stderr
@@ -158,7 +165,12 @@ def test_a_failing_node_is_named_and_the_exit_code_tells(home):
 
 def test_ctrl_c_cancels_cleanly(home):
     process = subprocess.Popen(
-        [*COMMAND, "run", "tiny.json", "--set", "sample.steps=1000"], cwd=home, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ
+        [*COMMAND, "run", "tiny.json", "--set", "sample.steps=1000"],
+        cwd=home,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ,
     )
     for line in process.stdout:
         if json.loads(line)["kind"] == "node_progress":

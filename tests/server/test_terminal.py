@@ -4,7 +4,18 @@ import io
 
 from rich.console import Console
 
-from graph_engine.events import Artifact, NodeCached, NodeDone, NodeFailed, NodePreview, NodeProgress, NodeStarted, RunDone, RunStarted, event_from_json
+from graph_engine.events import (
+    Artifact,
+    NodeCached,
+    NodeDone,
+    NodeFailed,
+    NodePreview,
+    NodeProgress,
+    NodeStarted,
+    RunDone,
+    RunStarted,
+    event_from_json,
+)
 from graph_engine.spec import Problem
 from server.terminal import JsonLines, Live, print_problems
 
@@ -51,7 +62,9 @@ def test_the_screen_names_nodes_by_title_and_prints_files_and_texts():
 
 
 def test_a_failure_shows_message_and_inputs():
-    failed = NodeFailed(run="r", node="1", parent="1", reason="error", title="T", class_type="C", message="no [such] file", inputs={"image": "x.png"})
+    failed = NodeFailed(
+        run="r", node="1", parent="1", reason="error", title="T", class_type="C", message="no [such] file", inputs={"image": "x.png"}
+    )
     text = show(EVENTS[0], EVENTS[1], failed, RunDone(run="r", status="error", seconds=0, executed=0, cached=0))
     assert "no [such] file" in text
     assert "image = x.png" in text
@@ -59,7 +72,20 @@ def test_a_failure_shows_message_and_inputs():
 
 def test_problems_tell_place_wanted_and_hint():
     console = Console(file=io.StringIO(), width=200)
-    print_problems([Problem(code="value_not_in_list", message="'eular' is not one of the choices", node="3", title="Sampler", field="sampler_name", wanted=["euler", "heun"], hint="did you mean 'euler'?")], console)
+    print_problems(
+        [
+            Problem(
+                code="value_not_in_list",
+                message="'eular' is not one of the choices",
+                node="3",
+                title="Sampler",
+                field="sampler_name",
+                wanted=["euler", "heun"],
+                hint="did you mean 'euler'?",
+            )
+        ],
+        console,
+    )
     text = console.file.getvalue()
     for part in ("3 Sampler.sampler_name", "'eular'", "euler, heun", "did you mean"):
         assert part in text

@@ -11,13 +11,9 @@ def names(word: str) -> set[str]:
 
 
 def test_the_full_caption_names_everything() -> None:
-    assert caption(PAIR).text == (
-        "a large outlined red star on the left and an orange ring at the top right on a blue striped background"
-    )
+    assert caption(PAIR).text == ("a large outlined red star on the left and an orange ring at the top right on a blue striped background")
     assert caption(PAIR, form="related").text == "a large outlined red star left of an orange ring on a blue striped background"
-    assert caption(Scene(PAIR.objects[:1], PAIR.background)).text == (
-        "a large outlined red star on the left on a blue striped background"
-    )
+    assert caption(Scene(PAIR.objects[:1], PAIR.background)).text == ("a large outlined red star on the left on a blue striped background")
 
 
 def test_spans_cover_the_words_and_point_at_what_they_name() -> None:

@@ -39,10 +39,15 @@ def scene_without(seed: int) -> Scene:
 
 def test_render_gives_pictures_and_coverage() -> None:
     images, masks = render([sample(1, 1), sample(2, 2)])
-    assert images.shape == (2, 128, 128, 3) and masks.shape == (2, 2, 128, 128)
+    assert images.shape == (2, 128, 128, 3)
+    assert masks.shape == (2, 2, 128, 128)
     assert images.dtype == masks.dtype == torch.float32
-    assert images.min() >= 0 and images.max() <= 1 and masks.min() >= 0 and masks.max() <= 1
-    assert masks[0, 1].sum() == 0 and (masks[1].sum((1, 2)) > 100).all()
+    assert images.min() >= 0
+    assert images.max() <= 1
+    assert masks.min() >= 0
+    assert masks.max() <= 1
+    assert masks[0, 1].sum() == 0
+    assert (masks[1].sum((1, 2)) > 100).all()
 
 
 def test_render_is_the_same_bits_alone_and_in_any_batch() -> None:
@@ -53,7 +58,8 @@ def test_render_is_the_same_bits_alone_and_in_any_batch() -> None:
     assert torch.equal(images, backwards.flip(0))
     for n, scene in enumerate(scenes):
         image, mask = render([scene])
-        assert torch.equal(image[0], images[n]) and torch.equal(mask[0], masks[n])
+        assert torch.equal(image[0], images[n])
+        assert torch.equal(mask[0], masks[n])
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda c: next(iter(c)))
@@ -61,7 +67,9 @@ def test_replace_changes_that_object_only(change: dict[str, str]) -> None:
     for seed in range(4):
         before = scene_without(seed)
         after = before.replace(object=0, **change)
-        assert after.objects[1] == before.objects[1] and after.background == before.background and after.seed == before.seed
+        assert after.objects[1] == before.objects[1]
+        assert after.background == before.background
+        assert after.seed == before.seed
         images, masks = render([before, after])
         outside = masks[:, 0].amax(0) == 0
         assert torch.equal(images[0][outside], images[1][outside])
@@ -73,7 +81,8 @@ def test_replacing_the_background_leaves_the_objects() -> None:
     after = before.replace(background_color="blue", texture="striped")
     images, masks = render([before, after])
     inside = (masks[0] == 1).any(0)
-    assert after.objects == before.objects and torch.equal(masks[0], masks[1])
+    assert after.objects == before.objects
+    assert torch.equal(masks[0], masks[1])
     assert torch.equal(images[0][inside], images[1][inside])
 
 
@@ -83,7 +92,8 @@ def test_masks_agree_with_the_picture(color: str) -> None:
     scene = Scene((Obj("square", color, "large"),), Background(ground), seed=3)
     image, mask = (x[0] for x in render([scene]))
     near = (image - torch.tensor(COLORS[color])).abs().amax(-1) < 0.04
-    assert near[mask[0] == 1].all() and not near[mask[0] == 0].any()
+    assert near[mask[0] == 1].all()
+    assert not near[mask[0] == 0].any()
 
 
 def test_sample_is_deterministic_and_draws_nothing_held_out() -> None:
@@ -106,7 +116,8 @@ def test_two_sampled_objects_never_touch() -> None:
 
 def test_sample_keeps_what_is_fixed() -> None:
     scene = sample(7, 2, shape=("crescent", None), color="pink", background_color="blue", texture="zigzag", position=("left", "right"))
-    assert scene.objects[0].shape == "crescent" and scene.objects[0].color == "pink"
+    assert scene.objects[0].shape == "crescent"
+    assert scene.objects[0].color == "pink"
     assert scene.background == Background("blue", "zigzag")
     assert scene.relation == "left of"
     with pytest.raises(TypeError, match="colour"):
@@ -117,8 +128,10 @@ def test_relation_follows_the_longer_axis() -> None:
     def at(a: str, b: str) -> str | None:
         return Scene((Obj("star", "red", position=a), Obj("ring", "blue", position=b)), Background("white")).relation
 
-    assert at("left", "top right") == "left of" and at("right", "center") == "right of"
-    assert at("top", "bottom left") == "above" and at("bottom", "top") == "below"
+    assert at("left", "top right") == "left of"
+    assert at("right", "center") == "right of"
+    assert at("top", "bottom left") == "above"
+    assert at("bottom", "top") == "below"
     assert at("top left", "bottom right") is None
 
 
@@ -155,11 +168,14 @@ def test_finishes_change_the_look_of_everything() -> None:
 def test_views_have_their_shapes() -> None:
     scenes = [sample(1, 1), sample(2, 2)]
     images, masks = render(scenes)
-    assert torch.equal(edges(scenes), edges(images)) and set(edges(images).unique().tolist()) == {0.0, 1.0}
+    assert torch.equal(edges(scenes), edges(images))
+    assert set(edges(images).unique().tolist()) == {0.0, 1.0}
     assert segments(scenes).shape == images.shape
     assert torch.equal(segments(scenes).amax(-1) > 0, (masks > 0.5).any(1))
     assert coarse_colors(images).shape == (2, 8, 8, 3)
-    assert strokes(scenes[1]).shape == (128, 128, 3) and torch.equal(strokes(scenes[1]), strokes(scenes[1]))
+    assert strokes(scenes[1]).shape == (128, 128, 3)
+    assert torch.equal(strokes(scenes[1]), strokes(scenes[1]))
     pasted, area = composite(scenes[0], scenes[1])
-    assert torch.equal(pasted[area == 0], images[0][area == 0]) and torch.equal(pasted[area > 0], images[1][area > 0])
+    assert torch.equal(pasted[area == 0], images[0][area == 0])
+    assert torch.equal(pasted[area > 0], images[1][area > 0])
     assert area.sum() > masks[1, 0].sum()

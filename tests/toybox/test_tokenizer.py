@@ -18,7 +18,9 @@ def tokenizer() -> CLIPTokenizer:
 def test_every_word_of_the_vocabulary_is_one_token(tokenizer: CLIPTokenizer) -> None:
     for word in tokens.vocabulary():
         assert len(tokenizer.tokenize(word)) == 1, word
-    assert {"sks", "ktn", "pll", "ucd", "zwx", "olis", "crescent", "arrow", "zigzag", "make", "replace", "photo"} <= set(tokens.vocabulary())
+    assert {"sks", "ktn", "pll", "ucd", "zwx", "olis", "crescent", "arrow", "zigzag", "make", "replace", "photo"} <= set(
+        tokens.vocabulary()
+    )
 
 
 def test_captions_are_one_token_a_word_at_the_words_own_places(tokenizer: CLIPTokenizer) -> None:

@@ -41,6 +41,16 @@ def test_a_vae_run_repeats(tmp_path: Path) -> None:
     assert equal(small_vae(tmp_path / "a", 2), small_vae(tmp_path / "b", 2))
 
 
+def test_an_anchored_autoencoder_goes_on_from_the_anchor(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    anchor, images = vae.build(vae.MINIATURE).requires_grad_(False), vae.to_signed(vae.pictures(0, 2))
+    before = anchor.encode(images).latent_dist.mean
+    after = vae.train(Run(tmp_path, "vae", 1, steps=2), "cpu", vae.MINIATURE, count=4, lr=1e-4, anchor=anchor)
+    moved = (after.encode(images).latent_dist.mean - before).abs().mean()
+    assert 0 < moved < 0.1 * before.std()
+    assert torch.equal(anchor.encode(images).latent_dist.mean, before)
+
+
 def test_folding_normalises_the_latents_and_changes_no_picture() -> None:
     torch.manual_seed(0)
     small, images = vae.build(vae.MINIATURE), vae.to_signed(vae.pictures(0, 8))
@@ -51,16 +61,19 @@ def test_folding_normalises_the_latents_and_changes_no_picture() -> None:
         after = small.decode(z).sample
     scaled = (z * vae.SCALING).transpose(0, 1).flatten(1)
     assert torch.allclose(before, after, atol=1e-3)
-    assert scaled.mean(1).abs().max() < 1e-2 and (scaled.std(1) - 1).abs().max() < 1e-2
+    assert scaled.mean(1).abs().max() < 1e-2
+    assert (scaled.std(1) - 1).abs().max() < 1e-2
 
 
 def test_a_batch_says_where_its_words_belong(data: dict[str, Tensor]) -> None:
     b = batches.batch(data, tokenizer.build(), step=3, size=8)
     again = batches.batch(data, tokenizer.build(), step=3, size=8)
     assert all(torch.equal(x.nan_to_num(), y.nan_to_num()) for x, y in zip(vars(b).values(), vars(again).values(), strict=True))
-    assert b.latents.shape == (8, 4, 16, 16) and b.tokens.shape == (8, 32)
+    assert b.latents.shape == (8, 4, 16, 16)
+    assert b.tokens.shape == (8, 32)
     assert torch.allclose(b.areas.sum(1), torch.ones(8, 16, 16), atol=0.02)
-    assert (b.speaks.sum(1) <= 1).all() and b.visible[:, 0].all()
+    assert (b.speaks.sum(1) <= 1).all()
+    assert b.visible[:, 0].all()
     assert not (b.speaks.sum(1).bool() & ~b.visible).any()
 
 
@@ -90,5 +103,6 @@ def test_the_exported_folder_is_a_stable_diffusion_pipeline(tmp_path: Path) -> N
     pipeline = StableDiffusionPipeline.from_pretrained(tmp_path, safety_checker=None)
     image = pipeline("a red star", num_inference_steps=2, output_type="np").images
     assert image.shape == (1, 128, 128, 3)
-    assert pipeline.scheduler.config.prediction_type == "epsilon" and pipeline.vae.config.scaling_factor == vae.SCALING
+    assert pipeline.scheduler.config.prediction_type == "epsilon"
+    assert pipeline.vae.config.scaling_factor == vae.SCALING
     assert pipeline.text_encoder.config.eos_token_id == pipeline.tokenizer.eos_token_id
