@@ -57,7 +57,7 @@ def jpeg(x: Tensor, ref: WeightsRef) -> bytes:
     levels = (use(x[:1, : len(use.weight)])[0] * 255).to(torch.uint8).cpu().numpy()
     picture = Picture.fromarray(levels)
     factor = min(UPSCALE, LONGEST / max(picture.size))
-    size = tuple(max(1, round(side * factor)) for side in picture.size)
+    size = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
     out = BytesIO()
     picture.resize(size, Picture.Resampling.BICUBIC).save(out, "JPEG", quality=90)
     return out.getvalue()

@@ -38,9 +38,7 @@ class Outcome:
     mutated: tuple[str, ...] = ()
 
 
-def attempt(
-    task: Task, values: dict[str, Any], context: Callable[[], Context], device: Device, *, debug: bool = False
-) -> Outcome:
+def attempt(task: Task, values: dict[str, Any], context: Callable[[], Context], device: Device, *, debug: bool = False) -> Outcome:
     """Run a node. Never raises: also what a node raises to end the process is its failure only."""
     began = time.perf_counter()
     before = _versions(values) if debug else {}
@@ -95,7 +93,7 @@ def explain(error: BaseException) -> tuple[str, tuple[str, ...]]:
     return text, tuple(traceback.format_exception(type(error), error, trace))
 
 
-_OURS = (__name__, "graph_engine.call", "graph_engine.executor", "graph_engine.lookup")
+_OURS = (__name__, "graph_engine.call", "graph_engine.executor", "graph_engine.launch", "graph_engine.lookup")
 
 
 def _calls(task: Task, values: dict[str, Any], outcome: Outcome) -> None:

@@ -60,7 +60,7 @@ def collect(spec: NodeSpec, returned: list[tuple[Any, ...]]) -> tuple[Any, ...]:
 
 
 def ask(cls: type[Node], values: Values) -> tuple[str, ...]:
-    """Which lazy inputs the node wants, knowing these values; inputs that are not known hold their defaults. Raises NodeError for other names."""
+    """Which lazy inputs the node wants, knowing these values; the others hold their defaults. Raises NodeError for other names."""
     spec = cls.spec
     unknown = {wanted.name: wanted.default for wanted in spec.inputs if wanted.name not in values}
     names = cls.model_construct(**unknown, **values).wants()
@@ -119,7 +119,7 @@ def _build(cls: type[Node], values: Values) -> Node:
 @lru_cache(maxsize=1024)
 def _without(cls: type[Node], missing: frozenset[str]) -> type[Node]:
     """The same class with lazy inputs that nobody asked for, and that have no default, as None."""
-    fields: dict[str, Any] = {name: (Any, None) for name in missing}
+    fields: dict[str, Any] = dict.fromkeys(missing, (Any, None))
     return create_model(cls.__name__, __base__=cls, __module__=cls.__module__, **fields)
 
 

@@ -32,7 +32,8 @@ class NotPlain(GraphError):
 def encode(value: Any, belongs: frozenset[int] = frozenset()) -> tuple[str, list[Any]]:
     """The skeleton of a value as JSON text, and the tensors it refers to by number.
 
-    `belongs` holds ids of tensors on the host that belong on the device. Raises NotPlain for anything but dataclasses, enums, containers, scalars and tensors.
+    `belongs` holds ids of tensors on the host that belong on the device. Raises NotPlain for anything but dataclasses, enums,
+    containers, scalars and tensors.
     """
     found: list[Any] = []
     known: dict[int, int] = {}
@@ -121,7 +122,7 @@ def _value(plain: Any, tensors: Mapping[str, Any], to_device: Callable[[Any], An
     if "$tuple" in plain:
         return tuple(inner(plain["$tuple"]))
     if "$dict" in plain:
-        return {key: item for key, item in map(inner, plain["$dict"])}
+        return dict(map(inner, plain["$dict"]))
     if "$float" in plain:
         return float(plain["$float"])
     if "$bytes" in plain:

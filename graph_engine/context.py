@@ -39,6 +39,7 @@ class GraphView(Protocol):
     def __contains__(self, node: object) -> bool: ...
     def scope(self, node: str) -> Collection[str]:
         """The nodes that stand beside a node: those of the workflow, or of the same part of one expansion."""
+
     def is_output(self, node: str) -> bool:
         """Whether a node has effects."""
 
@@ -150,9 +151,7 @@ class Context:
         place = self.folders.places(kind)[0].absolute()
         path = save_numbered(place, prefix, suffix, write, substitutions)
         below = path.parent.relative_to(place.resolve()).as_posix()
-        artifact = Artifact(
-            path=str(path), filename=path.name, subfolder="" if below == "." else below, type=kind, media=media
-        )
+        artifact = Artifact(path=str(path), filename=path.name, subfolder="" if below == "." else below, type=kind, media=media)
         self.artifacts.append(artifact)
         return artifact
 

@@ -68,9 +68,7 @@ class Engine:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
     def close(self) -> None:
@@ -201,7 +199,7 @@ class Engine:
     def steps(
         self, workflow: Document, *, wanted: Collection[str] | None = None, extra: Mapping[str, Any] | None = None
     ) -> Generator[Step, None, Result]:
-        """Run a workflow node by node: the run waits after every node until the next step is asked for. The generator returns the result."""
+        """Run a workflow node by node: the run waits after every node until the next step is asked for. Returns the result."""
         return self._steps(Job.of(self._open(), workflow, wanted, extra))
 
     def _steps(self, job: Job) -> Generator[Step, None, Result]:

@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from graph_engine.attempt import Outcome, Reason, attempt, attempt_async
+from graph_engine.attempt import Outcome, Reason
 from graph_engine.call import blocked, collect
-from graph_engine.context import Context, GraphView
-from graph_engine.device import Device
+from graph_engine.context import Context
 from graph_engine.errors import NodeError
 from graph_engine.events import Artifact
 from graph_engine.expansion import Expansion
 from graph_engine.growth import grow, put_together
 from graph_engine.house import Finished, House, Status
 from graph_engine.keys import identify
+from graph_engine.launch import Launch
 from graph_engine.lookup import Files, Lookup, NeedInputs, NeedValues
 from graph_engine.plan import Plan, eager_sources
 from graph_engine.record import Blocked, Record
 from graph_engine.report import Pause, Report
-from graph_engine.runner.aside import Aside
-from graph_engine.stream import Cancellation, Progress, Stream
+from graph_engine.stream import Cancellation, Stream
 from graph_engine.task import RunningGraph, Task
 from graph_engine.values import Values
 from graph_engine.walk import storages
@@ -49,7 +47,6 @@ class Execution:
         pause: Pause | None = None,
     ) -> None:
         self._house, self._wanted, self._held = house, dict.fromkeys(wanted), frozenset(held)
-        self._document, self._extra = document, extra
         self._cancellation = cancellation
         self._cache, self._device = house.cache, house.device
         self._report = Report(stream, house.device, pause)
@@ -62,7 +59,8 @@ class Execution:
         self._values = Values(self._cache, self._tasks)
         self._scheduler = self._values.scheduler
         self._lookup = Lookup(self._cache, files, self._graph, self._values.at_hand)
-        self._aside: Aside[Outcome] = Aside(Outcome(error=NodeError("cancelled"), reason="cancelled"))
+        self._launch = Launch(house, stream, cancellation, self._graph, document, extra)
+        self._aside = self._launch.aside
         self._inflight: dict[bytes, Task] = {}  # what is just being computed
         self._generation = 0
         self._places: dict[str, str] = {}
@@ -70,13 +68,12 @@ class Execution:
     def run(self) -> Finished:
         """Run until nothing is left to do. Raises only what is a mistake of the engine; a node that fails is in the result."""
         began = time.perf_counter()
-        self._cancellation.wake = self._aside.wake
         report, message = self._report, ""
         status: Status = "error"
         try:
             try:
                 self._include(self._wanted)
-                report.begun(self._tasks.values())
+                report.begun(self._plan.order, self._graph.titles)
                 stopped = self._loop()
             finally:
                 self._aside.close()
@@ -125,7 +122,7 @@ class Execution:
                     self._resolve(self._tasks[id])
                     continue
                 if (id := scheduler.take_ready()) is not None:
-                    self._launch(self._tasks[id])
+                    self._start(self._tasks[id])
                     continue
             if len(aside):
                 self._take_in(wait=True)
@@ -237,7 +234,7 @@ class Execution:
             self._kept[task.id] = value
         return True
 
-    def _launch(self, task: Task) -> None:
+    def _start(self, task: Task) -> None:
         if task.expanded is not None:
             self._assemble(task)
             return
@@ -250,52 +247,10 @@ class Execution:
                 self._done(task, (given,) * len(task.spec.outputs), blocked=given)
             return
         self._report.started(task)
-        debug, device = self._house.debug, self._device
-        if task.asynchronous:
-            context = partial(self._context, task, lambda: device)
-            self._aside.submit_async(task.id, attempt_async(task, values, context, device, debug=debug))
-        elif task.overlaps and self._house.worth_a_thread(task):
-            self._aside.submit(task.id, partial(self._attempt_aside, task, values))
-        else:
-            context = partial(self._context, task, lambda: device)
-            with self._house.device_lock:
-                outcome = attempt(task, values, context, device, debug=debug)
+        outcome = self._launch(task, values)
+        if outcome is not None:
             del values
             self._finish(task, outcome)
-
-    def _attempt_aside(self, task: Task, values: dict[str, Any]) -> Outcome:
-        """Beside the device's work, unless the node asks for the device: then it has its turn."""
-        lock, held = self._house.device_lock, False
-
-        def exclusive() -> Device:
-            nonlocal held
-            while not held:
-                self._cancellation.check()
-                held = lock.acquire(timeout=0.05)
-            return self._device
-
-        try:
-            return attempt(task, values, partial(self._context, task, exclusive), self._device, debug=self._house.debug)
-        finally:
-            if held:
-                lock.release()
-
-    def _context(self, task: Task, device: Callable[[], Device]) -> Context:
-        def graph() -> GraphView:
-            task.looked = True
-            return self._graph
-
-        return Context(
-            node=task.id,
-            title=task.title,
-            folders=self._house.folders,
-            device=device,
-            workflow=self._document,
-            extra=self._extra,
-            debug=self._house.debug,
-            watch=Progress(self._report.stream, self._cancellation, task.id, task.parent),
-            graph=graph,
-        )
 
     # what came of it
 
@@ -326,7 +281,7 @@ class Execution:
             self._fail(task, error)
             return
         task.expanded = grown
-        self._report.expanded(task, {id: self._graph[id].label for id in grown.nodes})
+        self._report.expanded(task, self._graph.titles(grown.nodes))
         self._plan.link(grown.needs, task.id)
         self._scheduler.expand(task.id, grown.needs)
         self._values.hold_and_release()
@@ -383,9 +338,7 @@ class Execution:
         self._fail(task, NodeError(reason or "an input of this node has no value, so it did not run"))
         return True
 
-    def _fail(
-        self, task: Task, error: BaseException, reason: Reason = "error", residents: Iterable[tuple[str, int]] = ()
-    ) -> None:
+    def _fail(self, task: Task, error: BaseException, reason: Reason = "error", residents: Iterable[tuple[str, int]] = ()) -> None:
         if reason == "cancelled" and not self._cancellation:
             reason = "error"  # it says so itself, but nobody asked it to
         self._inflight.pop(task.key, None)

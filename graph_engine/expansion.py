@@ -43,9 +43,7 @@ def expansion(graph: Any, outputs: Sequence[Any] | Any, constant: Any) -> Expans
         return made
 
     given = outputs if isinstance(outputs, (tuple, list)) and not hasattr(outputs, "link") else (outputs,)
-    return Expansion(
-        dict(nodes), tuple([one(item) for item in each] if isinstance(each, list) else one(each) for each in given)
-    )
+    return Expansion(dict(nodes), tuple([one(item) for item in each] if isinstance(each, list) else one(each) for each in given))
 
 
 def absolute(made: Expansion, prefix: str, around: Mapping[str, NodeEntry], specs: Mapping[str, NodeSpec]) -> Expansion:

@@ -43,8 +43,9 @@ KINDS: tuple[str, ...] = (
 
 
 class Folders:
-    """Where files of each kind are looked for: `base/models/<kind>`, `base/input`, `base/output`, `base/temp`, then the
-    `extra` ones.
+    """Where files of each kind are looked for: `base/models/<kind>`, `base/input`, `base/output`, `base/temp`, and the `extra` ones.
+
+    Extra folders come after `base/models/…`, but before `base/output` and its like, so that they are where new files go.
     """
 
     def __init__(self, base: str | Path, extra: Mapping[str, Sequence[str | Path]] | None = None) -> None:
@@ -59,7 +60,8 @@ class Folders:
         if not re.fullmatch(r"[A-Za-z0-9_-]+", kind):
             raise NodeError(f"{show(kind)} is not a kind of folder; kinds are {', '.join(KINDS)}")
         own = self.base / _BESIDE[kind] if kind in _BESIDE else self.base / "models" / kind
-        return [own, *self._extra.get(kind, ())]
+        extra = self._extra.get(kind, ())
+        return [*extra, own] if kind in _OWN else [own, *extra]
 
     def list(self, kind: str) -> tuple[str, ...]:
         """The names of all files of one kind, with `/` between folders; for models also folders in the diffusers

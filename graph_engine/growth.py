@@ -38,9 +38,7 @@ class Grown:
     inside: list[str] = field(default_factory=list)
 
 
-def grow(
-    task: Task, outcome: Outcome, ctx: Context, graph: RunningGraph, makers: MutableMapping[str, Task]
-) -> Grown:
+def grow(task: Task, outcome: Outcome, ctx: Context, graph: RunningGraph, makers: MutableMapping[str, Task]) -> Grown:
     """Enter the nodes of every expansion that the calls of a node returned into the graph. Raises NodeError for a broken expansion."""
     calls: list[tuple[Source, ...]] = []
     nodes: dict[str, NodeEntry] = {}

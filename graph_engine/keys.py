@@ -50,9 +50,7 @@ def constant_identity(key: str) -> bytes:
     return hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16, person=b"constant").digest()
 
 
-def identify(
-    key: bytes, outputs: Sequence[Any], size: int, device: Device, sources: Sequence[bytes] | None = None
-) -> tuple[bytes, ...]:
+def identify(key: bytes, outputs: Sequence[Any], size: int, device: Device, sources: Sequence[bytes] | None = None) -> tuple[bytes, ...]:
     """The identities of the outputs of a node, which hold `size` bytes in all: scalars always, the rest if small, by content.
 
     The others are known by their node, or by `sources` if they were made elsewhere.

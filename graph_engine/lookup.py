@@ -60,9 +60,7 @@ class Files:
 class Lookup:
     """Finds keys; `values` gives the inputs of a node whose values are at hand, or raises NeedValues."""
 
-    def __init__(
-        self, cache: Cache, files: Files, graph: RunningGraph, values: Callable[[Task, list[str]], dict[str, Any]]
-    ) -> None:
+    def __init__(self, cache: Cache, files: Files, graph: RunningGraph, values: Callable[[Task, list[str]], dict[str, Any]]) -> None:
         self._cache, self._files, self._graph, self._values = cache, files, graph, values
         self._looking: dict[str, bool] = {}  # node types, whether they read the graph around them
 

@@ -44,9 +44,10 @@ class Report:
         self.artifacts: dict[str, Artifact] = {}
         self.interrupted = False  # a node was stopped in its work
 
-    def begun(self, tasks: Iterable[Task]) -> None:
-        titles = {task.id: task.title for task in tasks}
-        self.stream.emit(RunStarted, nodes=tuple(titles), titles=titles)
+    def begun(self, nodes: Iterable[str], titles: Callable[[], dict[str, str]]) -> None:
+        """The run has a plan; `titles` also names nodes that may come into it."""
+        if self.stream.heard:
+            self.stream.emit(RunStarted, nodes=tuple(nodes), titles=titles())
 
     def started(self, task: Task) -> None:
         self.stream.emit(NodeStarted, node=task.id, parent=task.parent)
@@ -72,9 +73,7 @@ class Report:
         self.cached.pop(task.id, None)
         self._note(artifacts)
         spent = time.perf_counter() - task.began
-        self.stream.emit(
-            NodeDone, node=task.id, parent=task.parent, seconds=spent, bytes=record.bytes, artifacts=artifacts, ui=record.ui
-        )
+        self.stream.emit(NodeDone, node=task.id, parent=task.parent, seconds=spent, bytes=record.bytes, artifacts=artifacts, ui=record.ui)
 
     def pause(self, task: Task, outputs: tuple[Any, ...]) -> None:
         """After a node that ran has settled."""

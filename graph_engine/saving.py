@@ -16,9 +16,7 @@ from graph_engine.suggest import show
 __all__ = ["save_numbered"]
 
 
-def save_numbered(
-    folder: Path, prefix: str, suffix: str, write: Callable[[BinaryIO], None], substitutions: Mapping[str, object]
-) -> Path:
+def save_numbered(folder: Path, prefix: str, suffix: str, write: Callable[[BinaryIO], None], substitutions: Mapping[str, object]) -> Path:
     """Write a new file `folder/prefix_<number>_<suffix>`, numbered after the highest there is; its path.
 
     The prefix may name folders below `folder`, and hold %year% %month% %day% %hour% %minute% %second% and the given substitutions.
@@ -82,4 +80,3 @@ def _substitute(prefix: str, substitutions: Mapping[str, object]) -> str:
         **substitutions,
     }
     return re.sub(r"%(\w+)%", lambda match: str(known.get(match[1], match[0])), prefix)
-

@@ -175,8 +175,7 @@ class Store:
             if excess > 0:
                 with self._base:
                     self._base.execute(
-                        "DELETE FROM result WHERE key IN"
-                        " (SELECT key FROM result WHERE skeleton IS NULL ORDER BY used LIMIT ?)",
+                        "DELETE FROM result WHERE key IN (SELECT key FROM result WHERE skeleton IS NULL ORDER BY used LIMIT ?)",
                         (excess,),
                     )
 

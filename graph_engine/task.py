@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from graph_engine.call import is_async
@@ -28,9 +28,7 @@ class Task:
         "looked", "maker", "overlaps", "own_seconds", "parent", "record", "spec", "title",
     )  # fmt: skip
 
-    def __init__(
-        self, id: str, entry: NodeEntry, cls: type[Node], outputs: Callable[[Link], int], maker: Task | None
-    ) -> None:
+    def __init__(self, id: str, entry: NodeEntry, cls: type[Node], outputs: Callable[[Link], int], maker: Task | None) -> None:
         self.id, self.cls = id, cls
         self.spec: NodeSpec = cls.spec
         self.title = entry.title or self.spec.title or self.spec.type
@@ -91,6 +89,15 @@ class RunningGraph:
         spec = self.specs.get(self.entries[node].class_type)
         return spec is not None and spec.output
 
+    def titles(self, nodes: Iterable[str] | None = None) -> dict[str, str]:
+        """What people call these nodes, or all."""
+        titles = {}
+        for id in self.entries if nodes is None else nodes:
+            entry = self.entries[id]
+            spec = self.specs.get(entry.class_type)
+            titles[id] = entry.title or (spec.title if spec else "") or entry.class_type
+        return titles
+
     def add(self, entries: Mapping[str, NodeEntry]) -> None:
         """Take in expanded nodes; those that share everything before the last dot of their id stand beside each other."""
         self.entries.update(entries)
@@ -148,4 +155,3 @@ class RunningGraph:
             if spec.by_name[name].folder is not None and isinstance(value, str):
                 files[name] = self._digest(spec, name, value)
         return node_key(spec, literals, files, inputs)
-

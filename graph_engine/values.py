@@ -98,5 +98,3 @@ class Values:
             value = self._cache.peek(made.key) if made is not None and made.record is not None else None
             shown[name] = f"from {source}" if value is None else summary(value[output])
         return shown
-
-

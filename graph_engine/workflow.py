@@ -60,18 +60,25 @@ class Workflow:
         try:
             texts = read_texts(data)
         except NoPicture:
-            return cls.from_json(data)
+            return cls._of_file(path, data)
         except ValueError as error:
             raise _error("no_workflow", f"{path}: {error}") from error
         if "prompt" in texts:
-            return cls.from_json(texts["prompt"])
+            return cls._of_file(path, texts["prompt"])
         if "workflow" in texts:
-            return cls.from_json(texts["workflow"])
+            return cls._of_file(path, texts["workflow"])
         raise _error(
             "no_workflow",
             f"{path} carries no workflow",
             hint="a picture saved by SaveImage has one in its text chunk `prompt`",
         )
+
+    @classmethod
+    def _of_file(cls, path: Path, document: object) -> Workflow:
+        try:
+            return cls.from_json(document)
+        except WorkflowError as error:
+            raise WorkflowError([each.model_copy(update={"message": f"{path}: {each.message}"}) for each in error.problems]) from error
 
     def save(self, path: str | Path) -> None:
         """Write the document as a JSON file, whole or not at all."""

@@ -21,7 +21,9 @@ from graph_engine.sockets import Lazy
 if TYPE_CHECKING:
     from graph_engine.context import Context, GraphView
 
-T = TypeVar("T")
+    T = Any
+else:
+    T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,7 +71,7 @@ def _reach(edges: dict[str, list[str]], roots: Iterable[str]) -> set[str]:
 def unroll(
     graph: GraphView, inside: Collection[str], start: str, end: NodeEntry, turns: list[tuple[Constant, Constant]], initial: Constant
 ) -> tuple[dict[str, NodeEntry], list[Link | Constant], Link | Constant]:
-    """A copy of the body for each turn, given as (item, index); the copies by local id, the result of each turn, and the last carried value."""
+    """A copy of the body for each turn, given as (item, index): the copies by local id, the results, and the last carried value."""
     short = {node: node.rpartition(".")[2] for node in inside}
     outside = {value.node for node in inside for value in graph[node].inputs.values() if isinstance(value, Link)}
     outside |= {value.node for value in end.inputs.values() if isinstance(value, Link)}
@@ -79,7 +81,7 @@ def unroll(
     results: list[Link | Constant] = []
     carried: Link | Constant = initial
     for i, (item, index) in enumerate(turns):
-        given = {"item": item, "index": index, "carried": carried, 1: item, 2: index, 3: carried}
+        given: dict[int | str, Link | Constant] = {"item": item, "index": index, "carried": carried, 1: item, 2: index, 3: carried}
 
         def follow(value: Any, i: int = i, given: dict[int | str, Link | Constant] = given) -> Any:
             if not isinstance(value, Link):
@@ -134,7 +136,7 @@ class Switch(Node, category="flow", title="Switch", aliases=("if", "choose", "co
         return ["on_true" if self.switch else "on_false"]
 
     def run(self, ctx: Context) -> T:
-        return self.on_true if self.switch else self.on_false  # type: ignore[no-any-return]
+        return self.on_true if self.switch else self.on_false
 
 
 class ForEach(Node, category="flow", title="For each", aliases=("loop", "iterate", "repeat")):
@@ -149,7 +151,7 @@ class ForEach(Node, category="flow", title="For each", aliases=("loop", "iterate
     class Out(NamedTuple):
         loop: Annotated[Loop, Field(description="For ForEachEnd.")]
         item: T
-        index: Annotated[int, Field(description="0 in the first turn.")]
+        index: Annotated[int, Field(description="0 in the first turn.")]  # type: ignore[assignment]  # hides tuple.index
         carried: Any
 
     def run(self, ctx: Context) -> Out:

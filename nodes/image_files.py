@@ -42,8 +42,10 @@ def opened(path: Path, name: str) -> Iterator[Picture.Image]:
         raise NodeError(f"image: {name!r} has too many pixels, at most {MOST_PIXELS:,} are read") from problem
     except UnidentifiedImageError as problem:
         raise NodeError(f"image: {name!r} is not a picture of a known format") from problem
-    except (OSError, SyntaxError, ValueError, EOFError) as problem:  # Pillow's plugins raise all of these for broken files
-        raise NodeError(f"image: {name!r} cannot be read: {problem}") from problem
+    except (NodeError, MemoryError):
+        raise
+    except Exception as problem:  # for a broken file Pillow's plugins raise nearly anything: OSError, SyntaxError, struct.error, TypeError
+        raise NodeError(f"image: {name!r} cannot be read: {str(problem) or type(problem).__name__}") from problem
 
 
 def upright(frame: Picture.Image) -> Picture.Image:
@@ -63,10 +65,10 @@ def _unit(picture: Picture.Image) -> Tensor:
 
 
 def alpha_of(frame: Picture.Image) -> Tensor | None:
-    """The alpha channel [h, w] from 0 to 1, also that of a transparent palette colour; None without one."""
+    """The alpha channel [h, w] from 0 to 1, also that of a palette with transparent colours; None without one."""
     if "A" in frame.getbands():
         return _unit(frame.getchannel("A"))
-    if "transparency" in frame.info:
+    if frame.mode == "P" and "transparency" in frame.info:
         return _unit(frame.convert("RGBA").getchannel("A"))
     return None
 

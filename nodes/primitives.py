@@ -30,7 +30,7 @@ class PrimitiveInt(Node, category="utils/primitive", title="Int"):
 class PrimitiveFloat(Node, category="utils/primitive", title="Float"):
     """A number for several inputs."""
 
-    value: Annotated[float, number(-LARGEST, LARGEST, 0.01, "The number.")]
+    value: Annotated[float, number(-LARGEST, LARGEST, 0.1, "The number.")]
 
     def run(self, ctx: Context) -> float:
         return self.value

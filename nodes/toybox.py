@@ -139,7 +139,7 @@ class ToyboxScene(Node, category="toybox", title="Toybox Scene", aliases=("test 
     @classmethod
     def check(cls, inputs: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
         change, value = inputs.get("change", "none"), inputs.get("change_to", "any")
-        if change in KNOWN and isinstance(value, str) and value not in ("any", *KNOWN[change]):
+        if isinstance(change, str) and change in KNOWN and isinstance(value, str) and value not in ("any", *KNOWN[change]):
             yield "change_to", f"{value!r} is no {change}; any, {', '.join(KNOWN[change])} are"
         if inputs.get("objects") == "one" and inputs.get("object") == "second":
             yield "object", "the second object is asked for in a scene of one"

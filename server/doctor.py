@@ -63,7 +63,7 @@ def _devices(console: Console, settings: Settings) -> list[str]:
 
 def _nodes(console: Console) -> list[str]:
     registry = Registry.discover()
-    console.print(f"\\n{len(registry.specs)} node types", highlight=False)
+    console.print(f"\n{len(registry.specs)} node types", highlight=False)
     return [f"node package {broken.name}: {broken.error}" for broken in registry.broken]
 
 
@@ -77,4 +77,4 @@ def _models(console: Console, settings: Settings, folders: Folders, registry: Re
     console.print()
     console.print(table)
     free = shutil.disk_usage(settings.home).free
-    console.print(f"\\nhome {escape(str(settings.home))}, {free / 2**30:.0f} GiB free", highlight=False, soft_wrap=True)
+    console.print(f"\nhome {escape(str(settings.home))}, {free / 2**30:.0f} GiB free", highlight=False, soft_wrap=True)

@@ -118,14 +118,14 @@ def _loose(scene: Scene, lot: random.Random, form: str | None) -> Iterator[Part]
     order = [0] if len(scene.objects) == 1 else lot.sample([0, 1], 2)
     if not form:
         form = lot.choices(("placed", "related", "listed"), (0.55, 0.3, 0.15))[0]
-    if form == "related" and not scene.relation:
+    if scene.relation is None and form == "related":
         form = "placed"
     if len(order) == 1:
         form = "placed" if lot.random() < 0.85 else "listed"
 
     things: list[Part] = []
     for n, i in enumerate(order):
-        if n and form == "related":
+        if n and form == "related" and scene.relation is not None:
             relation = scene.relation if order == [0, 1] else CONVERSE[scene.relation]
             things += _say(lot.choice(RELATED[relation]))
         elif n:

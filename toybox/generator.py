@@ -78,6 +78,7 @@ class Generator(nn.Module):
         self.text = build_text(size, tokenizer)
         self.layout = nn.Sequential(nn.Linear(size.width, size.width), nn.SiLU(), nn.Linear(size.width, 4))
         self.unet.set_attn_processor(Eager())
+        self.alpha_bar: Tensor
         self.register_buffer("alpha_bar", alpha_bars(), persistent=False)
 
     def forward(self, b: Batch) -> dict[str, Tensor]:
@@ -165,7 +166,8 @@ def train(
 ) -> Generator:
     """Train with a warm-up of 100 steps and a linear decay, or only `until` a step of it; returns the average of the weights."""
     torch.manual_seed(0)
-    model = Generator(size, tokenizer).to(device, memory_format=torch.channels_last)
+    model = Generator(size, tokenizer)
+    model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = MuonAdamW(model.named_parameters(), lr)
     average = {k: v.clone() for k, v in model.state_dict().items()}
     if state := run.resume():

@@ -32,7 +32,8 @@ class MuonAdamW:
 
     def __init__(self, parameters: Iterable[tuple[str, nn.Parameter]], lr: float, weight_decay: float = 0.01) -> None:
         self.lr, self.weight_decay = lr, weight_decay
-        self.matrices, rest = [], []
+        self.matrices: list[nn.Parameter] = []
+        rest: list[nn.Parameter] = []
         for name, p in parameters:
             # embeddings and the few-channel layers at either end have no business being orthogonalised
             is_matrix = p.ndim >= 2 and min(p.shape[0], p[0].numel()) >= 8 and "embedding" not in name

@@ -105,14 +105,13 @@ def sample(seed: int, n_objects: int | None = None, **fixed: str | tuple[str | N
     """
     lot = random.Random(f"toybox scene {seed}")
     n = n_objects or (2 if lot.random() < 0.55 else 1)
-    pinned = [{} for _ in range(n)]
+    pinned: list[dict[str, str | None]] = [{} for _ in range(n)]
     for name in ("shape", "color", "size", "style", "position"):
         value = fixed.pop(name, None)
         for pins, pin in zip(pinned, (value,) if isinstance(value, str) else value or (), strict=False):
             pins[name] = pin
-    ground = fixed.pop("background_color", None)
-    texture = fixed.pop("texture", None) or lot.choice(TEXTURES)
-    finish = fixed.pop("finish", None) or "none"
+    ground, texture, finish = (_one(name, fixed.pop(name, None)) for name in ("background_color", "texture", "finish"))
+    texture = texture or lot.choice(TEXTURES)
     if fixed:
         raise TypeError(f"unknown attributes: {', '.join(fixed)}")
 
@@ -133,10 +132,16 @@ def sample(seed: int, n_objects: int | None = None, **fixed: str | tuple[str | N
             Obj(size=pins.get("size") or lot.choice(SIZES), position=pins.get("position") or lot.choice(POSITIONS), **part)
             for pins, part in zip(pinned, fixed_part, strict=True)
         )
-        scene = Scene(objects, background, seed, finish)
+        scene = Scene(objects, background, seed, finish or "none")
         if _apart(scene):
             break
     return scene  # what was fixed may leave no room: then the second object overlaps the first
+
+
+def _one(name: str, value: str | tuple[str | None, ...] | None) -> str | None:
+    if isinstance(value, tuple):
+        raise TypeError(f"{name}: a scene has one, {value} given")
+    return value
 
 
 def _apart(scene: Scene) -> bool:

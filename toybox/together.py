@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -26,7 +27,7 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def own_part(batch: object) -> object:
+def own_part(batch: Any) -> Any:
     """This process's rows of a tensor, or of every tensor in a dictionary."""
     if not dist.is_initialized():
         return batch

@@ -82,9 +82,7 @@ class Aside(Generic[T]):
 
     def _started(self, name: str, future: Future[T]) -> None:
         self._running[name] = future
-        future.add_done_callback(
-            lambda done: self._done.put((name, self._cancelled if done.cancelled() else done.result()))
-        )
+        future.add_done_callback(lambda done: self._done.put((name, self._cancelled if done.cancelled() else done.result())))
 
 
 async def _drain() -> None:

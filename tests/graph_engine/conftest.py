@@ -61,7 +61,7 @@ def calls() -> list[str]:
 
 @pytest.fixture
 def engine(tmp_path: Path, calls: list[str]) -> Iterator[Callable[..., object]]:
-    """Makes engines with the running nodes, a fake device and checks for mutation; all are closed in the end, and leave no thread behind."""
+    """Makes engines with the running nodes, a fake device and checks for mutation; all are closed in the end and leave no thread."""
     import threading
 
     import running_nodes

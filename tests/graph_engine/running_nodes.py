@@ -363,7 +363,9 @@ class Nothing(Node, category="test"):
 
 
 ALL: tuple[type[Node], ...] = tuple(
-    value for value in list(vars().values()) if isinstance(value, type) and issubclass(value, Node) and "spec" in vars(value) and value is not Meet
+    value
+    for value in list(vars().values())
+    if isinstance(value, type) and issubclass(value, Node) and "spec" in vars(value) and value is not Meet
 )
 
 

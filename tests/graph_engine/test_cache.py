@@ -33,7 +33,7 @@ def put(cache, value, seconds=1.0, key=None, pinned=False, **options):
 
 
 def place(cache, key):
-    entry = cache._entries.get(key)
+    entry = cache._ledger.get(key)
     return None if entry is None else entry.place
 
 
@@ -309,7 +309,7 @@ class Accounts(RuleBasedStateMachine):
         if not hasattr(self, "cache"):
             return
         found, other = {}, 0
-        for entry in self.cache._entries.values():
+        for entry in self.cache._ledger:
             held, more = storages(entry.value)
             found |= held
             other += more if entry.place == "host" else 0

@@ -92,7 +92,12 @@ class Wrong(Node, category="test"):
 
 @pytest.mark.parametrize(
     ("returned", "message"),
-    [(1, "2 outputs are declared: a, b"), ((1,), "2 outputs are declared"), (None, "returned None"), ((1, 2), "output b: a list is declared, 2 returned")],
+    [
+        (1, "2 outputs are declared: a, b"),
+        ((1,), "2 outputs are declared"),
+        (None, "returned None"),
+        ((1, 2), "output b: a list is declared, 2 returned"),
+    ],
 )
 def test_what_is_returned_must_be_what_is_declared(returned, message):
     with pytest.raises(NodeError, match=message):

@@ -155,7 +155,15 @@ def test_a_cancelled_result_says_so(engine):
 
 def test_step_by_step_with_values_at_every_node(engine, calls):
     e = engine(cache_bytes=0)
-    steps = e.steps(doc(a=("Number", {"value": 3}), d=("DivMod", {"a": "@a", "b": 2}), f=("Fail", {"a": "@d.rest"}), s=("Show", {"what": "@f"}), t=("Show", {"what": "@d"})))
+    steps = e.steps(
+        doc(
+            a=("Number", {"value": 3}),
+            d=("DivMod", {"a": "@a", "b": 2}),
+            f=("Fail", {"a": "@d.rest"}),
+            s=("Show", {"what": "@f"}),
+            t=("Show", {"what": "@d"}),
+        )
+    )
     first = next(steps)
     assert (first.node, first.class_type, first.value(), first.cached) == ("a", "Number", 3, False)
     assert calls == ["a"]  # nothing runs ahead
@@ -278,7 +286,9 @@ def test_a_listener_may_run_something(engine):
 
 def test_closing_cancels_and_a_later_run_opens_again(engine, tmp_path):
     e = engine(cache_dir=tmp_path / "c")
-    thread = threading.Thread(target=lambda: results.append(e.run(ENDLESS, on_event=lambda event: started.set() if isinstance(event, NodeProgress) else None)))
+    thread = threading.Thread(
+        target=lambda: results.append(e.run(ENDLESS, on_event=lambda event: started.set() if isinstance(event, NodeProgress) else None))
+    )
     started, results = threading.Event(), []
     thread.start()
     assert started.wait(30)

@@ -6,7 +6,6 @@ import pytest
 from documents import doc
 
 from graph_engine.entry import Link, NodeEntry
-from graph_engine.errors import NodeError
 from graph_engine.events import NodeDone, NodeExpanded
 from graph_engine.expansion import Expansion, absolute
 
@@ -14,7 +13,10 @@ from graph_engine.expansion import Expansion, absolute
 def test_an_expanded_node_gives_what_its_nodes_give(engine, calls):
     events = []
     e = engine()
-    result = e.run(doc(n=("Number", {"value": 3}), t=("Twice", {"a": "@n"}), b=("Add", {"a": "@t"}), s=("Show", {"what": "@b"})), on_event=events.append)
+    result = e.run(
+        doc(n=("Number", {"value": 3}), t=("Twice", {"a": "@n"}), b=("Add", {"a": "@t"}), s=("Show", {"what": "@b"})),
+        on_event=events.append,
+    )
     assert result["t"] == 5
     assert result["b"] == 6
     assert result["t.first"] == 4

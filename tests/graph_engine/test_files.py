@@ -165,3 +165,9 @@ def test_the_package_of_an_embedded_name_is_not_imported(folders: Folders, tmp_p
     for gone in ("shipped:other", "nowhere:weights", "shipped"):
         with pytest.raises(NodeError, match="not installed"):
             folders.resolve("checkpoints", "w", {"w": gone})
+
+
+def test_an_extra_folder_for_output_is_where_new_files_go(tmp_path):
+    folders = Folders(tmp_path / "home", {"output": [tmp_path / "mine"], "loras": [tmp_path / "more"]})
+    assert folders.places("output") == [tmp_path / "mine", tmp_path / "home" / "output"]
+    assert folders.places("loras") == [tmp_path / "home" / "models" / "loras", tmp_path / "more"]

@@ -65,5 +65,5 @@ def test_a_chain_of_10000_is_no_recursion():
 @pytest.mark.parametrize("graph", [{"a": ["a"]}, {"a": ["b"], "b": ["c"], "c": ["a"]}, {"a": ["b"], "b": ["c", "d"], "c": ["b"], "d": []}])
 def test_a_circle_is_named(graph):
     made = Plan(lambda node: graph[node])
-    with pytest.raises(NodeError, match="in a circle: .* -> "):
+    with pytest.raises(NodeError, match=r"in a circle: .* -> "):
         made.include(["a"])

@@ -68,7 +68,9 @@ def test_a_record_without_a_value_is_told_apart(open_store):
     assert store.load(key) is None
 
 
-@pytest.mark.parametrize("damage", [lambda p: p.write_bytes(b""), lambda p: p.unlink(), lambda p: p.write_bytes(p.read_bytes()[:-4] + b"0000")])
+@pytest.mark.parametrize(
+    "damage", [lambda p: p.write_bytes(b""), lambda p: p.unlink(), lambda p: p.write_bytes(p.read_bytes()[:-4] + b"0000")]
+)
 def test_a_damaged_file_is_a_miss(open_store, tmp_path, damage):
     one = saved(blob(100))
     store = open_store()

@@ -28,7 +28,29 @@ def graphs(draw):
     numbers, lists, blobs = ["@n0"], [], []
     for i in range(1, draw(st.integers(2, 14))):
         id, number = f"n{i}", lambda: draw(st.sampled_from(numbers))
-        kind = draw(st.sampled_from(["Add", "Halve", "DivMod", "Count", "Sum", "Choose", "Until", "MakeBlob", "Invert", "Same", "Read", "Twice", "Down", "Gather", "Random", "Repeat", "Map"]))
+        kind = draw(
+            st.sampled_from(
+                [
+                    "Add",
+                    "Halve",
+                    "DivMod",
+                    "Count",
+                    "Sum",
+                    "Choose",
+                    "Until",
+                    "MakeBlob",
+                    "Invert",
+                    "Same",
+                    "Read",
+                    "Twice",
+                    "Down",
+                    "Gather",
+                    "Random",
+                    "Repeat",
+                    "Map",
+                ]
+            )
+        )
         if kind in ("Invert", "Same", "Read") and not blobs:
             kind = "MakeBlob"
         if kind in ("Sum", "Map") and not lists:
@@ -143,5 +165,14 @@ def test_new_names_change_nothing(nodes):
 @pytest.mark.parametrize("limit", [None, 0, 50])
 def test_no_pin_outlives_its_run(limit):
     with engine(cache_bytes=limit) as one:
-        one.run(doc(a=("MakeBlob", {"size": 100}), b=("Invert", {"blob": "@a"}), f=("Fail", {}), s=("Show", {"what": "@f"}), t=("Read", {"blob": "@b"})), wanted=["s", "t"])
+        one.run(
+            doc(
+                a=("MakeBlob", {"size": 100}),
+                b=("Invert", {"blob": "@a"}),
+                f=("Fail", {}),
+                s=("Show", {"what": "@f"}),
+                t=("Read", {"blob": "@b"}),
+            ),
+            wanted=["s", "t"],
+        )
         assert not one.cache._pins

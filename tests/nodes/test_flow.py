@@ -132,7 +132,12 @@ def test_a_change_in_the_body_is_seen(engine):
     g = loop(engine, lambda g: g.Range(stop=2)).workflow()
     engine.run(g)
     assert engine.run(g.set("sum.b", 5)).status == "success"
-    assert {node for node in engine.run(g.set("sum.b", 60)).executed if "." in node} == {"end.0.sum", "end.0.note", "end.1.sum", "end.1.note"}
+    assert {node for node in engine.run(g.set("sum.b", 60)).executed if "." in node} == {
+        "end.0.sum",
+        "end.0.note",
+        "end.1.sum",
+        "end.1.note",
+    }
 
 
 def nested(engine: Engine, outer: int, inner: int) -> Any:
