@@ -21,6 +21,7 @@ from graph_engine.lookup import Files, Lookup, NeedInputs, NeedValues
 from graph_engine.plan import Plan, eager_sources
 from graph_engine.record import Blocked, Record
 from graph_engine.report import Pause, Report
+from graph_engine.scheduler import State
 from graph_engine.stream import Cancellation, Stream
 from graph_engine.task import RunningGraph, Task
 from graph_engine.values import Values
@@ -164,8 +165,7 @@ class Execution:
         """Find the key of a node, and by it whether the node must run."""
         try:
             key = self._lookup.key(task, self._values.identity)
-            if (twin := self._inflight.get(key)) is not None:
-                self._await_twin(task, twin)
+            if (twin := self._inflight.get(key)) is not None and self._await_twin(task, twin):
                 return
         except NeedInputs as need:
             self._pull(task, need.names)
@@ -204,15 +204,18 @@ class Execution:
         self._scheduler.need(task.id, sources)
         self._values.hold_and_release()
 
-    def _await_twin(self, task: Task, twin: Task) -> None:
-        """Another node is just computing the same."""
+    def _await_twin(self, task: Task, twin: Task) -> bool:
+        """Wait for another node that is about to compute the same, unless that one still waits, perhaps for this."""
         maker = task.maker
         while maker is not None:
             if maker is twin:
                 raise NodeError(f"node {twin.id} expands into itself with the same inputs")
             maker = maker.maker
+        if self._scheduler.state(twin.id) not in (State.READY, State.RUNNING):
+            return False
         self._scheduler.need(task.id, [twin.id])
         self._values.hold_and_release()
+        return True
 
     def _stands(self, record: Record) -> bool:
         """Whether the files that a node wrote are still where a run now would put them."""

@@ -273,5 +273,5 @@ class Scheduler:
 
     def _release(self, node: _Node) -> None:
         node.uses -= 1
-        if node.uses == 0 and node.state is State.SETTLED:
+        if node.uses == 0:
             self._changes.append((node.name, False))

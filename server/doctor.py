@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from graph_engine import Folders, Registry
+from graph_engine.device import open_device
 from server.settings import Settings
 
 __all__ = ["examine"]
@@ -21,6 +22,7 @@ MODEL_FOLDERS = ("checkpoints", "loras", "vae", "text_encoders", "controlnet", "
 
 def examine(console: Console, settings: Settings, folders: Folders) -> int:
     """Print the report; 0 when all is well, 1 when a package is missing, broken or no device opens."""
+    registry = Registry.discover()
     registry = Registry.discover()
     broken = _versions(console) + _devices(console, settings)
     broken += [f"node package {found.name}: {found.error}" for found in registry.broken]
@@ -45,8 +47,6 @@ def _versions(console: Console) -> list[str]:
 
 
 def _devices(console: Console, settings: Settings) -> list[str]:
-    from graph_engine.device import open_device
-
     problems = []
     table = Table("device", "budget", "environment", box=None, pad_edge=False)
     for name in dict.fromkeys((settings.device, "cpu")):
@@ -61,12 +61,6 @@ def _devices(console: Console, settings: Settings) -> list[str]:
     return problems
 
 
-def _nodes(console: Console) -> list[str]:
-    registry = Registry.discover()
-    console.print(f"\n{len(registry.specs)} node types", highlight=False)
-    return [f"node package {broken.name}: {broken.error}" for broken in registry.broken]
-
-
 def _models(console: Console, settings: Settings, folders: Folders, registry: Registry) -> None:
     table = Table("models", "found", box=None, pad_edge=False)
     inputs = [entry for spec in registry.specs.values() for entry in spec.inputs]
@@ -77,4 +71,5 @@ def _models(console: Console, settings: Settings, folders: Folders, registry: Re
     console.print()
     console.print(table)
     free = shutil.disk_usage(settings.home).free
-    console.print(f"\nhome {escape(str(settings.home))}, {free / 2**30:.0f} GiB free", highlight=False, soft_wrap=True)
+    console.print(f"\n{len(registry.specs)} node types", highlight=False)
+    console.print(f"home {escape(str(settings.home))}, {free / 2**30:.0f} GiB free", highlight=False, soft_wrap=True)

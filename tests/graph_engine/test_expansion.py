@@ -152,3 +152,13 @@ def test_what_a_node_sees_is_remembered_after_a_restart(engine, calls, tmp_path)
     first.run(workflow)
     first.close()
     assert engine(cache_dir=tmp_path / "c").run(workflow).executed == ()
+
+
+def test_a_node_inside_may_be_the_same_computation_as_one_that_waits_for_it(engine, calls):
+    """`b` is 0 + 1 once `d` is known to be 1, and so is a node that `d` expands to when it must run again."""
+    e = engine(cache_bytes=1)
+    workflow = doc(n=("Number", {"value": 0}), d=("Down", {"n": 1, "total": "@n"}), b=("Add", {"a": "@n", "b": "@d"}))
+    for _ in range(2):
+        result = e.run(workflow, wanted=["b"])
+        assert result.status == "success", result.failures
+        assert result["b"] == 1

@@ -153,7 +153,7 @@ def test_the_command_reports_fails_and_writes_json(
     monkeypatch.setattr("sys.argv", arguments)
     assert evaluation.main() == 1
     told, gates = capsys.readouterr().out, json.loads(report.read_text())
-    assert len(gates) == 30 - 1
+    assert len({gate["name"] for gate in gates}) == len(gates) >= 29
     assert all(gate["name"] in told for gate in gates)
     assert "FAILED" in told
     assert "95 % interval" in told
