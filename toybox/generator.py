@@ -100,7 +100,7 @@ class Generator(nn.Module):
         return losses
 
 
-WEIGHTS = {"noise": 1.0, "attention": 0.04, "layout": 0.02}
+WEIGHTS = {"noise": 1.0, "attention": 0.10, "layout": 0.02}
 
 
 def attention_loss(probabilities: Tensor, b: Batch) -> Tensor:
@@ -112,7 +112,7 @@ def attention_loss(probabilities: Tensor, b: Batch) -> Tensor:
     spread = probabilities / probabilities.sum(1, keepdim=True).clamp(min=1e-8)
     outside = 1 - torch.bmm(inside, spread)  # (b, 3, k)
     divergence = (target * (target + 1e-8).log()).sum(2, keepdim=True) - torch.bmm(target, (spread + 1e-5).log())
-    return (b.speaks * (outside + 0.25 * divergence)).sum() / b.speaks.sum().clamp(min=1)
+    return (b.speaks * (outside + 0.6 * divergence)).sum() / b.speaks.sum().clamp(min=1)
 
 
 class Eager:

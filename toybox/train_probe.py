@@ -58,10 +58,14 @@ class Example:
             same = {"shape": SHAPES + HELD_OUT_SHAPES, "style": STYLES, "size": tuple(RADIUS)}
             name = lot.choice(tuple(same))
             pins[name] = (lot.choice(same[name]),) * 2
-        elif kind < 0.60:
-            pins["finish"] = lot.choice(FINISHES[1:])
-        elif kind < 0.75:
-            pins |= {"size": ("small",) * 2, "style": ("outlined",) * 2}  # the hardest to see
+        elif kind < 0.62:
+            pins["finish"] = lot.choice((*FINISHES[1:], "posterized"))
+        elif kind < 0.82:  # the hardest to see: thin lines, and dark ones on dark grounds
+            pins["style"] = ("outlined",) * 2
+            if lot.random() < 0.5:
+                pins["size"] = ("small",) * 2
+            if lot.random() < 0.4:
+                pins["background_color"] = "black"
         return cls(sample(seed, n, **pins))
 
     def picture(self) -> Tensor:
