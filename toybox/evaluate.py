@@ -35,7 +35,7 @@ from toybox.vae import HELD_OUT_SEED
 T = TypeVar("T")
 STEPS, GUIDANCE = 50, 5.0
 LOOK_AT = 300  # the timestep at which attention maps are taken
-CUT = 0.3  # of a map's maximum, where Prompt-to-Prompt's local blend cuts it (Hertz et al. 2022)
+CUTS = (0.5, 0.3)  # of a map's maximum; Prompt-to-Prompt's local blend cuts at 0.3 (Hertz et al. 2022)
 PROBED = (*OF_OBJECT, "count", "background_color", "texture")
 ONE_OBJECT = ("color", "shape", "background_color", "position", "texture")
 SEEDS = {  # where each measurement's scenes start
@@ -136,8 +136,8 @@ def two_objects(bench: Bench) -> list[Gate]:
 
 @torch.no_grad()
 def attention(bench: Bench) -> list[Gate]:
-    """How well the noun's map, cut at CUT of its maximum, covers the object's mask on the 16 x 16 grid."""
-    values: list[float] = []
+    """How well the noun's map, cut at a share of its maximum, covers the object's mask on the 16 x 16 grid."""
+    values: dict[float, list[float]] = {cut: [] for cut in CUTS}
     scenes = bench.scenes("attention", bench.n)
     for part in batches(range(len(scenes)), bench.batch):
         chosen = [scenes[i] for i in part]
@@ -152,8 +152,10 @@ def attention(bench: Bench) -> list[Gate]:
             for k in range(len(scene.objects)):
                 start, end, _ = [w for w in said.words if w[2] == k and said.text[w[0] : w[1]] == scene.objects[k].shape][-1]
                 seen = maps[row, tokens_of(bench.model, said.text, start, end)].mean(0)
-                values.append(iou((seen > CUT * seen.max()).float(), small[row, k]).item())
-    return [mean(f"noun's attention against its object, t {LOOK_AT}, IoU", values, 0.60, "", note=f"cut at {CUT} of the maximum")]
+                for cut, found in values.items():
+                    found.append(iou((seen > cut * seen.max()).float(), small[row, k]).item())
+    named = f"noun's attention against its object, t {LOOK_AT}, IoU"
+    return [mean(named, found, 0.60, "", note=f"cut at {cut} of the maximum") for cut, found in values.items()]
 
 
 def tokens_of(model: Diffuser, text: str, start: int, end: int) -> list[int]:
