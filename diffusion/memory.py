@@ -100,10 +100,28 @@ class Weights:
             del self._entries[ref]
             excess -= entry.bytes
 
+    def clear(self) -> None:
+        """Let go of all idle weights, also of those in the host's memory."""
+        with self._lock:
+            self._entries = {ref: entry for ref, entry in self._entries.items() if entry.open}
+
     def residents(self) -> list[tuple[str, int]]:
         """Networks on the device."""
         with self._lock:
             return [(f"{r.part} of {Path(r.source).name}", e.bytes) for r, e in self._entries.items() if not e.on_host]
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a device is and how much memory it has, in bytes; `held` and `spare` are those of torch's allocator."""
+
+    name: str
+    type: str
+    index: int
+    total: int
+    free: int
+    held: int = 0
+    spare: int = 0
 
 
 class TorchDevice:
@@ -147,6 +165,23 @@ class TorchDevice:
         if freed and self.torch.type == "cuda":
             torch.cuda.empty_cache()
         return freed
+
+    def unload(self) -> None:
+        """Let go of all weights that no session has open; the next one reloads them from their files."""
+        self._weights.clear()
+        if self.torch.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def facts(self) -> Facts:
+        """What the device is, and how much memory it has in bytes."""
+        index = self.torch.index or 0
+        if self.torch.type == "cuda":
+            free, total = torch.cuda.mem_get_info(self.torch)
+            held = torch.cuda.memory_reserved(self.torch)
+            spare = held - torch.cuda.memory_allocated(self.torch)
+            return Facts(torch.cuda.get_device_name(self.torch), "cuda", index, total, free + spare, held, spare)
+        total = 2 * _room(torch.device("cpu"))
+        return Facts(self.name, self.torch.type, index, total, min(total, _available()))
 
     @contextmanager
     def weights(self, ref: WeightsRef) -> Iterator[nn.Module]:
@@ -222,3 +257,10 @@ def _room(device: torch.device) -> int:
         if text.isdigit():
             total = min(total, int(text))
     return total // 2
+
+
+def _available() -> int:
+    """Bytes of the host's memory that a new program could have now; all of it where the system does not tell."""
+    info = Path("/proc/meminfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), 2 * _room(torch.device("cpu")))

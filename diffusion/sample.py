@@ -86,7 +86,7 @@ def sample(
 
     stepper = make_stepper(sampler.name, **dict(sampler.options))
     with open_session(model, guider.guidance, device, sigmas=schedule.sigmas, samples=samples, shape=x.shape) as net:
-        x = integrate(stepper, net, x, schedule, noise_source(sampler.name, seed, x), heard)
+        x = integrate(stepper, net, x, schedule, noise_source(sampler.name, seed, x, schedule.sigmas), heard)
         if inspect is not None:
             inspect(net)
     return unscaled(x, latent, form), unscaled(last, latent, form)

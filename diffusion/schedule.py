@@ -114,6 +114,7 @@ class Step:
     index: int
     sigmas: tuple[float, ...]  # the whole walk: solvers with look-ahead or memory read their neighbours here
     t: int
+    table: Table = field(repr=False)  # the levels that the model was trained on
 
     @property
     def count(self) -> int:
@@ -202,7 +203,7 @@ class Schedule(Sequence[Step]):
         if not -len(self) <= index < len(self):
             raise IndexError(f"step {index} of a schedule with {len(self)} steps")
         index %= len(self)
-        return Step(index, self.sigmas, self.table.t(max(self.sigmas[index], self.sigmas[index + 1])))
+        return Step(index, self.sigmas, self.table.t(max(self.sigmas[index], self.sigmas[index + 1])), self.table)
 
     def __iter__(self) -> Iterator[Step]:
         return (self[i] for i in range(len(self)))

@@ -108,18 +108,14 @@ class Net:
 
     def denoise(self, x: Tensor, sigma: float) -> Tensor:
         """The guided denoised estimate D of x [b, c, h, w] at noise level sigma."""
-        self._check(x)
+        return self._denoise(x, sigma, self._wanted)[0]
 
-        def core(x: Tensor, moment: Moment) -> Tensor:
-            wanted = {name: self.branches[name] for name in self._wanted}
-            preds = self._evaluate(wanted, x, moment)
-            call = GuideCall(x, moment, preds, lambda c, x: self._evaluate({"extra": c}, x, moment)["extra"])
-            return self._combine(call)
+    def denoise_all(self, x: Tensor, sigma: float) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """The guided D of x, and the estimates of all branches from which it was combined, by name.
 
-        run: DenoiseAt = core
-        for patch in self._of(StepPatch):
-            run = partial(patch.denoise, next=run)
-        return run(x, self._at(sigma))
+        Also of branches that the guidance could do without. Step patches have their say in the guided estimate only.
+        """
+        return self._denoise(x, sigma, tuple(self.branches))
 
     def before(self, x: Tensor, step: Step) -> Tensor:
         """The state that a step starts from, after the patches' edits, outermost first."""
@@ -158,6 +154,20 @@ class Net:
         raise KeyError(f"{type(patch).__name__} is not at work in this session")
 
     # -- inside --
+
+    def _denoise(self, x: Tensor, sigma: float, names: Sequence[str]) -> tuple[Tensor, Mapping[str, Tensor]]:
+        self._check(x)
+        preds: dict[str, Tensor] = {}
+
+        def core(x: Tensor, moment: Moment) -> Tensor:
+            preds.update(self._evaluate({name: self.branches[name] for name in names}, x, moment))
+            call = GuideCall(x, moment, dict(preds), lambda c, x: self._evaluate({"extra": c}, x, moment)["extra"])
+            return self._combine(call)
+
+        run: DenoiseAt = core
+        for patch in self._of(StepPatch):
+            run = partial(patch.denoise, next=run)
+        return run(x, self._at(sigma)), preds
 
     def _check(self, x: Tensor) -> None:
         if self.closed:

@@ -5,6 +5,7 @@ Every list is a float32 tensor, noisiest first, and ends with 0 unless said othe
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -191,3 +192,19 @@ def flip(sigmas: Tensor) -> Tensor:
     if flipped[0] == 0:
         flipped[0] = 1e-4
     return flipped
+
+
+EASINGS: Mapping[str, Callable[[float], float]] = MappingProxyType(
+    {"linear": lambda u: u, "cosine": lambda u: math.sin(u * math.pi / 2), "sine": lambda u: 1 - math.cos(u * math.pi / 2)}
+)
+
+
+def extend(sigmas: Tensor, steps: int, high: float, low: float, easing: str) -> Tensor:
+    """Every step that leaves a level from `high` down to `low` cut into `steps`, at shares of its way that `easing` spaces."""
+    ease = EASINGS[easing]
+    out: list[float] = []
+    levels: list[float] = sigmas.tolist()
+    for level, following in itertools.pairwise(levels):
+        cuts = steps if low <= level <= high else 1
+        out += [level + ease(i / cuts) * (following - level) for i in range(cuts)]
+    return torch.tensor(out + levels[-1:])

@@ -190,7 +190,7 @@ class Noise:
 
 @dataclass(frozen=True, slots=True)
 class Sampler:
-    """A sampling algorithm by name with its options, sorted by name; ``Sampler.of("lms", order=3)``."""
+    """A sampling algorithm by name, with its options. They are sorted by name; ``Sampler.of("lms", order=3)``."""
 
     socket: ClassVar[str] = "SAMPLER"
     name: str

@@ -17,7 +17,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from graph_engine.errors import DeclarationError
-from graph_engine.sockets import LazyInput, Socket, marks, read_annotation
+from graph_engine.sockets import LazyInput, Socket, about, marks, read_annotation
 from graph_engine.spec import InputSpec, OutputSpec
 from graph_engine.suggest import show
 
@@ -66,7 +66,7 @@ def _input(where: str, name: str, info: FieldInfo) -> InputSpec:
         choices=socket.choices,
         folder=file.folder if file else None,
         embedded=dict(file.embedded) if file else {},
-        description=next((field.description for field in fields if field.description), ""),
+        description=next((field.description for field in fields if field.description), about(info.annotation)),
         step=widget.pop("step", bounds.get("multiple_of")),
         widget=widget,
         **bounds,
@@ -139,14 +139,14 @@ def read_outputs(cls: type[Any]) -> tuple[OutputSpec, ...]:
 
 def _output(name: str, annotation: Any, where: str) -> OutputSpec:
     socket = read_annotation(annotation, where, bases=True)
-    description = next((mark.description for mark in marks(annotation) if isinstance(mark, FieldInfo) and mark.description), "")
+    description = next((mark.description for mark in marks(annotation) if isinstance(mark, FieldInfo) and mark.description), None)
     return OutputSpec(
         name=name,
         types=socket.names,
         list=socket.list,
         variable=socket.variable,
         choices=socket.choices,
-        description=description,
+        description=about(annotation) if description is None else description,
     )
 
 

@@ -6,12 +6,13 @@ import importlib.metadata
 import os
 import random
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from graph_engine.errors import GraphError
 
-__all__ = ["GROUP", "Device", "HostDevice", "Tenant", "host_memory", "open_device"]
+__all__ = ["GROUP", "Device", "DeviceFacts", "HostDevice", "Tenant", "host_free", "host_memory", "open_device"]
 
 GROUP = "latentgraph.devices"
 
@@ -24,6 +25,19 @@ class Tenant(Protocol):
 
     def residents(self) -> list[tuple[str, int]]:
         """Who holds how many bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceFacts:
+    """What a device is and how much memory it has, in bytes; `held` and `spare` are those of torch's allocator."""
+
+    name: str
+    type: str
+    index: int
+    total: int
+    free: int
+    held: int = 0
+    spare: int = 0
 
 
 class Device(Protocol):
@@ -40,6 +54,8 @@ class Device(Protocol):
     def shed(self, bytes: int) -> int: ...
     def residents(self) -> list[tuple[str, int]]: ...
     def is_oom(self, exc: BaseException) -> bool: ...
+    def unload(self) -> None: ...
+    def facts(self) -> DeviceFacts: ...
     def add_tenant(self, tenant: Tenant) -> None: ...
     def generator(self, seed: int) -> Any: ...
     def save_tensors(self, path: Path, tensors: Mapping[str, Any]) -> None: ...
@@ -74,6 +90,12 @@ class HostDevice:
 
     def residents(self) -> list[tuple[str, int]]:
         return [row for tenant in self._tenants for row in tenant.residents()]
+
+    def unload(self) -> None:
+        """Let go of weights; the plain host has none."""
+
+    def facts(self) -> DeviceFacts:
+        return DeviceFacts("cpu", "cpu", 0, host_memory(), host_free())
 
     def is_oom(self, exc: BaseException) -> bool:
         return isinstance(exc, MemoryError)
@@ -120,3 +142,14 @@ def host_memory() -> int:
         if text.isdigit():
             total = min(total, int(text))
     return total
+
+
+def host_free() -> int:
+    """Bytes of memory that this machine could give to a new program now."""
+    info = Path("/proc/meminfo")
+    if info.is_file():
+        for line in info.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return min(int(line.split()[1]) * 1024, host_memory())
+    pages = os.sysconf("SC_AVPHYS_PAGES") if "SC_AVPHYS_PAGES" in getattr(os, "sysconf_names", ()) else 0
+    return pages * os.sysconf("SC_PAGE_SIZE") if pages else host_memory()

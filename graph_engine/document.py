@@ -11,7 +11,7 @@ from graph_engine.errors import WorkflowError
 from graph_engine.spec import Problem
 from graph_engine.suggest import show
 
-__all__ = ["read_document", "read_input"]
+__all__ = ["read_document", "read_input", "read_json"]
 
 _FORM = 'a workflow is {"id": {"class_type": "...", "inputs": {...}}, ...}'
 
@@ -21,14 +21,12 @@ def read_document(document: object) -> tuple[dict[str, NodeEntry], list[Problem]
 
     Raises WorkflowError when it is not JSON, not an object, or in the editor's own format.
     """
-    faults: list[Problem] = []
-    if isinstance(document, (str, bytes, bytearray)):
-        document = _parse(document, faults)
+    document, faults = read_json(document)
     if not isinstance(document, Mapping):
         raise WorkflowError([Problem(code="bad_document", message=f"{show(document)} is not a workflow", got=_plain(document), hint=_FORM)])
     if isinstance(document.get("nodes"), (list, tuple)):
-        message = "this is the editor's own format, which says how the graph looks"
-        hint = "export it in the API format from the editor (Workflow > Export (API))"
+        message = "this is the editor's own format, which is read only where the node types are known"
+        hint = "give their declarations, or export it in the API format from the editor (Workflow > Export (API))"
         raise WorkflowError([Problem(code="editor_format", message=message, hint=hint)])
     nodes: dict[str, NodeEntry] = {}
     for id, value in document.items():
@@ -38,6 +36,15 @@ def read_document(document: object) -> tuple[dict[str, NodeEntry], list[Problem]
             id = str(id)
         nodes[id] = _entry(id, value, faults)
     return nodes, faults
+
+
+def read_json(document: object) -> tuple[object, list[Problem]]:
+    """Text or bytes as parsed JSON, with the names it writes twice; what is parsed already is handed back.
+
+    Raises WorkflowError when it is not JSON.
+    """
+    faults: list[Problem] = []
+    return (_parse(document, faults) if isinstance(document, (str, bytes, bytearray)) else document), faults
 
 
 def read_input(value: Any) -> Any:

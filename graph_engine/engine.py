@@ -16,17 +16,19 @@ from typing import Any, Self, TypeVar
 from graph_engine.cache import Cache
 from graph_engine.device import Device, host_memory, open_device
 from graph_engine.digests import Digests
-from graph_engine.errors import GraphError
+from graph_engine.errors import GraphError, WorkflowError
 from graph_engine.events import Event, NodeFailed
 from graph_engine.files import Folders
 from graph_engine.house import House
-from graph_engine.job import Document, Job
+from graph_engine.job import Document, Job, read
 from graph_engine.registry import Registry
 from graph_engine.result import Result, Step
-from graph_engine.runner.local import LocalRun, inside
+from graph_engine.runner.local import LocalRun, inside, running
+from graph_engine.spec import Problem
 from graph_engine.store import Store
 from graph_engine.stream import Cancellation
 from graph_engine.task import Task
+from graph_engine.validate import objections
 
 __all__ = ["Engine", "Result", "Step"]
 
@@ -128,6 +130,49 @@ class Engine:
                 _hear(local.items(), on_event)  # the rest of the story, up to the end of the run
                 raise
             return local.result()
+
+    def perform(
+        self,
+        workflow: Document,
+        *,
+        wanted: Collection[str] | None = None,
+        on_event: Callable[[Event], None] | None = None,
+        extra: Mapping[str, Any] | None = None,
+        previews: bool = False,
+        run: str | None = None,
+        cancellation: Cancellation | None = None,
+    ) -> Result:
+        """`run` in the calling thread itself. Ctrl-C does not cancel it, `cancellation` does at any time."""
+        self._refuse_inside()
+        wish = Cancellation() if cancellation is None else cancellation
+        job = Job.of(self._open(), workflow, wanted, extra, previews=previews, run=run)
+        with self._entered(job.run, wish), running(self):
+            return job(self._turn, wish, on_event)
+
+    def check(self, workflow: Document, *, wanted: Collection[str] | None = None) -> list[Problem]:
+        """What would stop a run of this, with the say of the classes; empty when nothing does."""
+        house = self._open()
+        try:
+            document = read(workflow)
+        except WorkflowError as error:
+            return list(error.problems)
+        return objections(document, house.registry.specs, house.folders, wanted=wanted, registry=house.registry)
+
+    def memory(self) -> list[tuple[str, int]]:
+        """Who holds how many bytes of the device's memory, at this moment."""
+        return self._open().device.residents()
+
+    def free(self, *, models: bool = False, results: bool = False) -> int:
+        """Between two runs let go of the weights, or of the remembered results in memory (those on disk stay); bytes that were freed."""
+        self._refuse_inside()
+        house = self._open()
+        with self._turn:
+            before = sum(size for _, size in house.device.residents())
+            if results:
+                house.cache.clear()
+            if models:
+                house.device.unload()
+            return before - sum(size for _, size in house.device.residents())
 
     def stream(
         self,
@@ -246,13 +291,17 @@ class Engine:
     ) -> Iterator[LocalRun[E, Result]]:
         self._refuse_inside()
         local = LocalRun(run, self, work, deliver)
+        with self._entered(run, local.cancellation), local:
+            yield local
+
+    @contextmanager
+    def _entered(self, run: str, cancellation: Cancellation) -> Iterator[None]:
         with self._idle:
             if run in self._runs:
                 raise GraphError(f"a run {run!r} is going on already")
-            self._runs[run] = local.cancellation
+            self._runs[run] = cancellation
         try:
-            with local:
-                yield local
+            yield
         finally:
             with self._idle:
                 del self._runs[run]

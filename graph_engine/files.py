@@ -10,15 +10,13 @@ from typing import Any
 
 from graph_engine.errors import NodeError
 from graph_engine.packages import package_file
+from graph_engine.scan import Scan, scan
 from graph_engine.spec import InputSpec
 from graph_engine.suggest import did_you_mean, show
 
 __all__ = ["KINDS", "Folders"]
 
-_WEIGHTS = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin")
-_PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
 _OWN = ("input", "output", "temp")  # these lie beside `models`, and a name may choose between them: "a.png [output]"
-_LATENTS = (".latent",)
 _BESIDE = {**{kind: kind for kind in _OWN}, "latents": "input"}  # kinds whose folder lies beside `models`, and which it is
 _ALIASES = {"clip": "text_encoders", "unet": "diffusion_models", "t2i_adapter": "controlnet"}
 
@@ -51,6 +49,7 @@ class Folders:
     def __init__(self, base: str | Path, extra: Mapping[str, Sequence[str | Path]] | None = None) -> None:
         self.base = Path(base)
         self._extra = {_ALIASES.get(kind, kind): [Path(path) for path in paths] for kind, paths in (extra or {}).items()}
+        self._scans: dict[tuple[str, Path], Scan] = {}
 
     def places(self, kind: str) -> list[Path]:
         """The folders of one kind, the first being where new files go. Raises NodeError for a kind that is no plain
@@ -65,12 +64,18 @@ class Folders:
 
     def list(self, kind: str) -> tuple[str, ...]:
         """The names of all files of one kind, with `/` between folders; for models also folders in the diffusers
-        layout.
+        layout. Folders are read again only when they have changed.
         """
-        names: dict[str, None] = {}
-        for place in self.places(kind):
-            names |= dict.fromkeys(sorted(_names_in(place, _ALIASES.get(kind, kind)), key=lambda name: (name.casefold(), name)))
-        return tuple(names)
+        found = tuple([self._names(_ALIASES.get(kind, kind), place) for place in self.places(kind)])
+        if len(found) == 1:
+            return found[0]
+        return tuple(dict.fromkeys(name for names in found for name in names))
+
+    def _names(self, kind: str, place: Path) -> tuple[str, ...]:
+        known = self._scans.get((kind, place))
+        if known is None or not known.holds():
+            known = self._scans[kind, place] = scan(place, kind)
+        return known.names
 
     def choices(self, spec: InputSpec) -> tuple[Any, ...]:
         """What an input offers: its own choices, or for a file the embedded names and then those in its folders."""
@@ -122,26 +127,3 @@ def _relative(name: str, kind: str) -> PurePosixPath:
     if too_long or len(name) > 4000:
         raise NodeError(f"{show(name)} cannot be the name of a file")
     return PurePosixPath(*parts)
-
-
-def _names_in(place: Path, kind: str) -> list[str]:
-    root = os.path.realpath(place)
-    suffixes = _LATENTS if kind == "latents" else _PICTURES if kind in _OWN else _WEIGHTS
-    # a checkpoint folder says which parts it has, a folder of one part how that part is built
-    marker = {"checkpoints": "model_index.json", "loras": "adapter_config.json"}.get(kind, "config.json")
-    found = []
-    for folder, below, files in os.walk(root):
-        below[:] = [name for name in below if not name.startswith(".")]
-        inside = os.path.relpath(folder, root)
-        if kind not in _BESIDE and inside != "." and marker in files:
-            found.append(inside.replace(os.sep, "/"))
-            below.clear()
-            continue
-        for name in files:
-            path = os.path.join(folder, name)
-            if name.startswith(".") or not name.lower().endswith(suffixes):
-                continue
-            if os.path.islink(path) and not Path(os.path.realpath(path)).is_relative_to(root):
-                continue
-            found.append(os.path.relpath(path, root).replace(os.sep, "/"))
-    return found

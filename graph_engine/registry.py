@@ -54,6 +54,13 @@ class Registry:
             made._take(point)
         return made
 
+    def include(self, module: str) -> None:
+        """Import a package or module by name and take in its nodes. Raises DeclarationError when it cannot be imported."""
+        known = len(self._broken)
+        self._take(importlib.metadata.EntryPoint(module, module, GROUP))
+        if len(self._broken) > known:
+            raise DeclarationError("; ".join(f"{each.name}: {each.error}" for each in self._broken[known:]))
+
     def add(self, cls: type[Node], *, package: str = "") -> type[Node]:
         """Take in one class, under the name of the package it came with. Raises DeclarationError for a type that is
         taken or not a node.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import time
@@ -13,7 +14,10 @@ from typing import BinaryIO
 from graph_engine.errors import NodeError
 from graph_engine.suggest import show
 
-__all__ = ["save_numbered"]
+__all__ = ["save_numbered", "sweep"]
+
+
+_PART = re.compile(r"\.(\d+)\.[0-9a-f]{32}\.part")
 
 
 def save_numbered(folder: Path, prefix: str, suffix: str, write: Callable[[BinaryIO], None], substitutions: Mapping[str, object]) -> Path:
@@ -35,6 +39,28 @@ def save_numbered(folder: Path, prefix: str, suffix: str, write: Callable[[Binar
         return _claim(part, place, stem, suffix)
     finally:
         part.unlink(missing_ok=True)
+
+
+def sweep(folder: Path) -> int:
+    """Delete the unfinished files below `folder` that processes left behind when they were killed; how many there were."""
+    swept = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            if (match := _PART.fullmatch(name)) and not _alive(int(match[1])):
+                with contextlib.suppress(FileNotFoundError):  # another process sweeps as well
+                    os.unlink(os.path.join(place, name))
+                    swept += 1
+    return swept
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
 
 
 def _claim(part: Path, place: Path, stem: str, suffix: str) -> Path:

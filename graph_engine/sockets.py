@@ -4,6 +4,8 @@ optionals.
 
 from __future__ import annotations
 
+import inspect
+import re
 import types
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +17,7 @@ from pydantic_core import CoreSchema, core_schema
 
 from graph_engine.errors import DeclarationError
 
-__all__ = ["ANY", "SCALARS", "Lazy", "LazyInput", "Socket", "accepts", "marks", "read_annotation", "with_instances"]
+__all__ = ["ANY", "SCALARS", "Lazy", "LazyInput", "Socket", "about", "accepts", "marks", "read_annotation", "with_instances"]
 
 T = TypeVar("T")
 
@@ -106,6 +108,17 @@ def marks(annotation: Any) -> Iterator[Any]:
     elif get_origin(annotation) in (Union, types.UnionType, list):
         for inner in get_args(annotation):
             yield from marks(inner)
+
+
+def about(annotation: Any) -> str:
+    """The first sentence that the first value class in the annotation says of itself; empty for scalars."""
+    annotation = _unwrapped(annotation)
+    if _is_value(annotation):
+        said = inspect.getdoc(annotation) or ""
+        made = said.startswith(f"{annotation.__name__}(")  # by dataclass, where nothing was written
+        return "" if made else re.split(r"(?<=\.)\s|\n\n", said, maxsplit=1)[0].replace("\n", " ")
+    inner = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType, list) else ()
+    return next((said for each in inner if (said := about(each))), "")
 
 
 def with_instances(annotation: Any) -> Any:

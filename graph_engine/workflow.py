@@ -12,9 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from graph_engine.document import read_document
+from graph_engine.document import read_document, read_json
+from graph_engine.editor.convert import is_editor_graph, node_types, to_api
+from graph_engine.editor.definitions import definitions
 from graph_engine.entry import Constant, Link, NodeEntry
 from graph_engine.errors import WorkflowError
+from graph_engine.files import Folders
 from graph_engine.picture import NoPicture, read_texts
 from graph_engine.spec import NodeSpec, Problem
 from graph_engine.suggest import did_you_mean
@@ -33,22 +36,28 @@ class Workflow:
     faults: tuple[Problem, ...] = ()
 
     @classmethod
-    def from_json(cls, document: object) -> Workflow:
-        """Read the API format from text, bytes or parsed JSON.
+    def from_json(cls, document: object, specs: Mapping[str, NodeSpec] | None = None, folders: Folders | None = None) -> Workflow:
+        """Read the API format from text, bytes or parsed JSON, and with `specs` also the editor's own format.
 
-        Raises WorkflowError when it is not JSON, not an object, or in the editor's own format; lesser mistakes go to
-        `faults`.
+        `folders` give the choices of file inputs, the first of which stands for one that a saved graph left open. Raises
+        WorkflowError when it is not JSON, not an object, in the editor's format without `specs`, or a graph in that format
+        which cannot be converted; lesser mistakes go to `faults`.
         """
-        nodes, faults = read_document(document)
-        return cls(nodes, tuple(faults))
+        document, faults = read_json(document)
+        if specs is not None and is_editor_graph(document):
+            asked = {type: spec for type, spec in specs.items() if type in node_types(document)}
+            document = to_api(document, definitions(asked, folders or Folders(".")), exact=False)
+        nodes, more = read_document(document)
+        return cls(nodes, (*faults, *more))
 
     def to_json(self) -> dict[str, Any]:
         """The document as JSON objects; lists that are values are written `{"__value__": [...]}`."""
         return {id: entry.to_json() for id, entry in self.nodes.items()}
 
     @classmethod
-    def load(cls, path: str | Path) -> Workflow:
-        """Read a JSON file, or a picture that carries the workflow it was made by.
+    def load(cls, path: str | Path, specs: Mapping[str, NodeSpec] | None = None, folders: Folders | None = None) -> Workflow:
+        """Read a JSON file, or a picture that carries the workflow it was made by; see `from_json` for `specs` and
+        `folders`.
 
         Raises WorkflowError when there is no such file, no workflow in it, or one that cannot be read.
         """
@@ -60,13 +69,13 @@ class Workflow:
         try:
             texts = read_texts(data)
         except NoPicture:
-            return cls._of_file(path, data)
+            return cls._of_file(path, data, specs, folders)
         except ValueError as error:
             raise _error("no_workflow", f"{path}: {error}") from error
         if "prompt" in texts:
-            return cls._of_file(path, texts["prompt"])
+            return cls._of_file(path, texts["prompt"], specs, folders)
         if "workflow" in texts:
-            return cls._of_file(path, texts["workflow"])
+            return cls._of_file(path, texts["workflow"], specs, folders)
         raise _error(
             "no_workflow",
             f"{path} carries no workflow",
@@ -74,9 +83,9 @@ class Workflow:
         )
 
     @classmethod
-    def _of_file(cls, path: Path, document: object) -> Workflow:
+    def _of_file(cls, path: Path, document: object, specs: Mapping[str, NodeSpec] | None, folders: Folders | None) -> Workflow:
         try:
-            return cls.from_json(document)
+            return cls.from_json(document, specs, folders)
         except WorkflowError as error:
             raise WorkflowError([each.model_copy(update={"message": f"{path}: {each.message}"}) for each in error.problems]) from error
 

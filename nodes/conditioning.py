@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from graph_engine.context import Context
 
 
-class ConditioningCombine(Node, category="conditioning", title="Conditioning (Combine)"):
+class ConditioningCombine(Node, category="conditioning", title="Conditioning (Combine)", aliases=("and", "merge prompts")):
     """Both conditionings: each is evaluated on its own, and where they overlap the predictions are averaged by strength."""
 
     conditioning_1: Conditioning
@@ -25,7 +25,7 @@ class ConditioningCombine(Node, category="conditioning", title="Conditioning (Co
         return on.combine(self.conditioning_1, self.conditioning_2)
 
 
-class ConditioningAverage(Node, category="conditioning"):
+class ConditioningAverage(Node, category="conditioning", title="Conditioning (Average)", aliases=("mix prompts", "interpolate")):
     """Mix two encodings into one: conditioning_to · strength + conditioning_from · (1 − strength)."""
 
     conditioning_to: Conditioning
@@ -36,7 +36,7 @@ class ConditioningAverage(Node, category="conditioning"):
         return on.average(self.conditioning_to, self.conditioning_from, self.conditioning_to_strength)
 
 
-class ConditioningConcat(Node, category="conditioning", title="Conditioning (Concat)"):
+class ConditioningConcat(Node, category="conditioning", title="Conditioning (Concat)", aliases=("join prompts", "break")):
     """One conditioning with the words of both, those of conditioning_from last."""
 
     conditioning_to: Conditioning
@@ -46,7 +46,7 @@ class ConditioningConcat(Node, category="conditioning", title="Conditioning (Con
         return on.concat(self.conditioning_to, self.conditioning_from)
 
 
-class ConditioningSetArea(Node, category="conditioning", title="Conditioning (Set Area)"):
+class ConditioningSetArea(Node, category="conditioning", title="Conditioning (Set Area)", aliases=("regional prompt", "composition")):
     """Let a conditioning hold in a rectangle of the picture only; combine several for a composition."""
 
     conditioning: Conditioning
@@ -61,7 +61,9 @@ class ConditioningSetArea(Node, category="conditioning", title="Conditioning (Se
         return on.set_area(self.conditioning, height, width, y, x, self.strength)
 
 
-class ConditioningSetAreaPercentage(Node, category="conditioning", title="Conditioning (Set Area with Percentage)"):
+class ConditioningSetAreaPercentage(
+    Node, category="conditioning", title="Conditioning (Set Area with Percentage)", aliases=("regional prompt",)
+):
     """Let a conditioning hold in a rectangle given as shares of the picture's width and height."""
 
     conditioning: Conditioning
@@ -75,7 +77,7 @@ class ConditioningSetAreaPercentage(Node, category="conditioning", title="Condit
         return on.set_area(self.conditioning, self.height, self.width, self.y, self.x, self.strength, relative=True)
 
 
-class ConditioningSetAreaStrength(Node, category="conditioning"):
+class ConditioningSetAreaStrength(Node, category="conditioning", title="Conditioning (Set Area Strength)", aliases=("weight",)):
     """Weigh a conditioning against the others that hold in the same place."""
 
     conditioning: Conditioning
@@ -85,7 +87,7 @@ class ConditioningSetAreaStrength(Node, category="conditioning"):
         return on.set_strength(self.conditioning, self.strength)
 
 
-class ConditioningSetMask(Node, category="conditioning", title="Conditioning (Set Mask)"):
+class ConditioningSetMask(Node, category="conditioning", title="Conditioning (Set Mask)", aliases=("regional prompt",)):
     """Let a conditioning hold where a mask does."""
 
     conditioning: Conditioning
@@ -100,7 +102,7 @@ class ConditioningSetMask(Node, category="conditioning", title="Conditioning (Se
         return on.set_mask(self.conditioning, self.mask, self.strength, bounds=self.set_cond_area == "mask bounds")
 
 
-class ConditioningSetTimestepRange(Node, category="advanced/conditioning"):
+class ConditioningSetTimestepRange(Node, category="conditioning", title="Conditioning (Set Timestep Range)", aliases=("prompt schedule",)):
     """Let a conditioning hold during a part of the denoising: 0 is its noisy beginning, 1 its clean end."""
 
     conditioning: Conditioning
@@ -111,7 +113,7 @@ class ConditioningSetTimestepRange(Node, category="advanced/conditioning"):
         return on.set_timestep_range(self.conditioning, self.start, self.end)
 
 
-class ConditioningZeroOut(Node, category="advanced/conditioning"):
+class ConditioningZeroOut(Node, category="conditioning", title="Conditioning (Zero Out)", aliases=("empty prompt", "unconditional")):
     """Embeddings of zeros in the shape of the given ones: what many models learned as "no text"."""
 
     conditioning: Conditioning

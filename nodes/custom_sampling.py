@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Start = Annotated[Latent, Field(description="What to start from.")]
 
 
-class SamplerCustom(Node, category="sampling/custom_sampling"):
+class SamplerCustom(Node, category="sampling/custom_sampling", title="Sampler Custom", aliases=("custom sampler",)):
     """Walk a latent through given noise levels with a given sampler."""
 
     model: Annotated[Model, Field(description="The denoiser.")]
@@ -51,7 +51,7 @@ class SamplerCustom(Node, category="sampling/custom_sampling"):
         )
 
 
-class SamplerCustomAdvanced(Node, category="sampling/custom_sampling"):
+class SamplerCustomAdvanced(Node, category="sampling/custom_sampling", title="Sampler Custom (Advanced)", aliases=("custom sampler",)):
     """Walk a latent through given noise levels with a given sampler, guider and noise."""
 
     noise: Noise
@@ -78,7 +78,7 @@ class SamplerCustomAdvanced(Node, category="sampling/custom_sampling"):
         )
 
 
-class RandomNoise(Node, category="sampling/custom_sampling/noise"):
+class RandomNoise(Node, category="sampling/custom_sampling/noise", title="Random Noise", aliases=("seed",)):
     """The noise of a seed."""
 
     noise_seed: Seed = 0
@@ -87,7 +87,7 @@ class RandomNoise(Node, category="sampling/custom_sampling/noise"):
         return Noise(self.noise_seed)
 
 
-class DisableNoise(Node, category="sampling/custom_sampling/noise"):
+class DisableNoise(Node, category="sampling/custom_sampling/noise", title="Disable Noise", aliases=("no noise",)):
     """No noise: the latent already has that of the first level."""
 
     def run(self, ctx: Context) -> Noise:

@@ -104,11 +104,11 @@ def unroll(
 # node
 
 
-class Range(Node, category="flow", title="Range"):
+class Range(Node, category="flow", title="Range", aliases=("count", "list of numbers", "sequence")):
     """Count from `start` towards `stop`, which is left out."""
 
-    start: int = 0
-    stop: int = 10
+    start: Annotated[int, Field(description="The first number.")] = 0
+    stop: Annotated[int, Field(description="Where to end; this number is not among them.")] = 10
     step: Annotated[int, Field(description="What is added each time; may be negative, not 0.")] = 1
 
     @classmethod
@@ -116,7 +116,7 @@ class Range(Node, category="flow", title="Range"):
         if inputs.get("step") == 0:
             yield "step", "0 never arrives; give a positive or negative step"
 
-    def run(self, ctx: Context) -> list[int]:
+    def run(self, ctx: Context) -> list[int | float]:  # each is both, so that the editor links it to either
         if self.step == 0:
             raise NodeError("step: 0 never arrives; give a positive or negative step")
         count = len(range(self.start, self.stop, self.step))
@@ -125,12 +125,21 @@ class Range(Node, category="flow", title="Range"):
         return list(range(self.start, self.stop, self.step))
 
 
+class Lines(Node, category="flow", title="Lines", aliases=("list of texts", "prompts", "split")):
+    """The lines of a text as a list, for a loop or for as many runs of what follows; empty lines are left out."""
+
+    text: Annotated[str, Field(json_schema_extra={"multiline": True}, description="One item a line.")]
+
+    def run(self, ctx: Context) -> list[str]:
+        return [line for line in map(str.strip, self.text.splitlines()) if line]
+
+
 class Switch(Node, category="flow", title="Switch", aliases=("if", "choose", "condition")):
     """One of two inputs; the other is not computed."""
 
     switch: Annotated[bool, Field(description="Whether to take `on_true`.")] = False
-    on_false: Lazy[T]
-    on_true: Lazy[T]
+    on_false: Annotated[Lazy[T], Field(description="What comes out when the switch is off.")]
+    on_true: Annotated[Lazy[T], Field(description="What comes out when the switch is on.")]
 
     def wants(self) -> Iterable[str]:
         return ["on_true" if self.switch else "on_false"]
@@ -159,7 +168,7 @@ class ForEach(Node, category="flow", title="For each", aliases=("loop", "iterate
         return self.Out(Loop(tuple(self.items), self.initial), nothing, nothing, nothing)
 
 
-class ForEachEnd(Node, category="flow", title="End of for each", output=True):
+class ForEachEnd(Node, category="flow", title="End of for each", output=True, aliases=("loop", "collect")):
     """Close a loop: collect the `result` of every turn, and hand `carried` on to the next."""
 
     loop: Annotated[Loop, Field(description="From ForEach.")]

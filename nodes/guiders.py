@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from graph_engine.context import Context
 
 
-class BasicGuider(Node, category="sampling/custom_sampling/guiders"):
+class BasicGuider(Node, category="sampling/custom_sampling/guiders", title="Basic Guider"):
     """The conditional prediction alone."""
 
     model: Model
@@ -25,7 +25,7 @@ class BasicGuider(Node, category="sampling/custom_sampling/guiders"):
         return Guider(self.model, Conditional(self.conditioning))
 
 
-class CFGGuider(Node, category="sampling/custom_sampling/guiders"):
+class CFGGuider(Node, category="sampling/custom_sampling/guiders", title="CFG Guider", aliases=("classifier-free guidance",)):
     """Classifier-free guidance (Ho & Salimans 2022): negative + cfg · (positive − negative)."""
 
     model: Model
@@ -37,7 +37,7 @@ class CFGGuider(Node, category="sampling/custom_sampling/guiders"):
         return Guider(self.model, CFG(self.positive, self.negative, self.cfg))
 
 
-class DualCFGGuider(Node, category="sampling/custom_sampling/guiders"):
+class DualCFGGuider(Node, category="sampling/custom_sampling/guiders", title="Dual CFG Guider", aliases=("instruct pix2pix",)):
     """Guidance by two conditionings, each with a scale of its own (Brooks et al. 2023, eq. 3)."""
 
     model: Model

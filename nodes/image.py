@@ -59,7 +59,7 @@ class ImageScaleBy(Node, category="image/upscaling", title="Upscale Image By", a
         return Image(resize_image(self.image.pixels, width, height, self.upscale_method))
 
 
-class ImageInvert(Node, category="image", title="Invert Image"):
+class ImageInvert(Node, category="image", title="Invert Image", aliases=("negative",)):
     """The negative: 1 − value."""
 
     image: Image
@@ -68,7 +68,7 @@ class ImageInvert(Node, category="image", title="Invert Image"):
         return Image(1 - self.image.pixels)
 
 
-class ImageCrop(Node, category="image/transform", title="Image Crop"):
+class ImageCrop(Node, category="image/transform", title="Crop Image", aliases=("image crop", "cut")):
     """A rectangle of a picture, as far as it lies inside."""
 
     image: Image
@@ -83,7 +83,7 @@ class ImageCrop(Node, category="image/transform", title="Image Crop"):
         return Image(self.image.pixels[:, y : y + self.height, x : x + self.width])
 
 
-class ImageFlip(Node, category="image/transform"):
+class ImageFlip(Node, category="image/transform", title="Flip Image", aliases=("mirror",)):
     """Mirror a picture."""
 
     image: Image
@@ -93,7 +93,7 @@ class ImageFlip(Node, category="image/transform"):
         return Image(self.image.pixels.flip(1 if self.flip_method.startswith("x") else 2))
 
 
-class ImageRotate(Node, category="image/transform"):
+class ImageRotate(Node, category="image/transform", title="Rotate Image", aliases=("turn",)):
     """Turn a picture clockwise."""
 
     image: Image
@@ -103,7 +103,7 @@ class ImageRotate(Node, category="image/transform"):
         return Image(torch.rot90(self.image.pixels, quarter_turns(self.rotation), (2, 1)))
 
 
-class EmptyImage(Node, category="image"):
+class EmptyImage(Node, category="image", title="Empty Image", aliases=("solid color", "blank")):
     """Pictures of one colour."""
 
     width: ImageSide = 512
@@ -129,7 +129,7 @@ def modes(a: Tensor, b: Tensor) -> dict[str, Tensor]:
     }
 
 
-class ImageBlend(Node, category="image/postprocessing", title="Image Blend"):
+class ImageBlend(Node, category="image/postprocessing", title="Blend Images", aliases=("image blend", "overlay", "multiply", "screen")):
     """Lay image2 over image1: image1 · (1 − factor) + blended · factor."""
 
     image1: Image

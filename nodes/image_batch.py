@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from graph_engine.context import Context
 
 
-class ImageBatch(Node, category="image", title="Batch Images"):
+class ImageBatch(Node, category="image/batch", title="Batch Images", aliases=("join", "combine")):
     """Two batches one after the other, the second resized around its centre to the first."""
 
     image1: Image
@@ -28,7 +28,7 @@ class ImageBatch(Node, category="image", title="Batch Images"):
         return Image(torch.cat([a, b]))
 
 
-class RepeatImageBatch(Node, category="image/batch"):
+class RepeatImageBatch(Node, category="image/batch", title="Repeat Image Batch"):
     """The whole batch several times."""
 
     image: Image
@@ -38,7 +38,7 @@ class RepeatImageBatch(Node, category="image/batch"):
         return Image(self.image.pixels.repeat(self.amount, 1, 1, 1))
 
 
-class ImageFromBatch(Node, category="image/batch"):
+class ImageFromBatch(Node, category="image/batch", title="Image From Batch", aliases=("pick", "select")):
     """Take some pictures out of a batch."""
 
     image: Image
@@ -50,7 +50,7 @@ class ImageFromBatch(Node, category="image/batch"):
         return Image(self.image.pixels[first : first + self.length])
 
 
-class GetImageSize(Node, category="image", title="Get Image Size"):
+class GetImageSize(Node, category="image", title="Get Image Size", aliases=("width", "height", "resolution")):
     """How wide and high pictures are, and how many."""
 
     image: Image

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from graph_engine.context import Context
 
 
-class ImageCompositeMasked(Node, category="image"):
+class ImageCompositeMasked(Node, category="image", title="Composite Images (Masked)", aliases=("paste", "overlay")):
     """Paste one picture into another through a mask."""
 
     destination: Image
@@ -47,7 +47,7 @@ def outpaint_mask(height: int, width: int, left: int, top: int, right: int, bott
     return F.pad(inside, (left, right, top, bottom), value=1.0)
 
 
-class ImagePadForOutpaint(Node, category="image", title="Pad Image for Outpainting"):
+class ImagePadForOutpaint(Node, category="image", title="Pad Image for Outpainting", aliases=("outpaint", "extend", "margin")):
     """Grey margins round a picture, and the mask that paints them with a soft seam."""
 
     image: Image

@@ -107,7 +107,7 @@ class LoadImage(Node, category="image", title="Load Image", aliases=("open", "pi
         return self.Out(Image(pixels), Mask(mask))
 
 
-class LoadImageMask(Node, category="mask", title="Load Image (as Mask)"):
+class LoadImageMask(Node, category="mask", title="Load Image (as Mask)", aliases=("open", "alpha")):
     """One channel of a picture in the input folder as a mask; alpha is inverted, colours are not."""
 
     image: InputImage

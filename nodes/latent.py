@@ -30,7 +30,7 @@ class EmptyLatentImage(Node, category="latent", title="Empty Latent Image", alia
         return Latent(torch.zeros(self.batch_size, 4, self.height // CELL, self.width // CELL))
 
 
-class LatentUpscale(Node, category="latent", title="Upscale Latent"):
+class LatentUpscale(Node, category="latent", title="Upscale Latent", aliases=("resize", "hires fix")):
     """Latents at another size; width or height 0 keeps the aspect ratio, both 0 changes nothing."""
 
     samples: Latent
@@ -48,7 +48,7 @@ class LatentUpscale(Node, category="latent", title="Upscale Latent"):
         return dataclasses.replace(self.samples, x=x)
 
 
-class LatentUpscaleBy(Node, category="latent", title="Upscale Latent By"):
+class LatentUpscaleBy(Node, category="latent", title="Upscale Latent By", aliases=("resize", "hires fix")):
     """Latents at a multiple of their size."""
 
     samples: Latent
@@ -60,7 +60,7 @@ class LatentUpscaleBy(Node, category="latent", title="Upscale Latent By"):
         return dataclasses.replace(self.samples, x=resize(self.samples.x, width, height, self.upscale_method))
 
 
-class SetLatentNoiseMask(Node, category="latent/inpaint", title="Set Latent Noise Mask"):
+class SetLatentNoiseMask(Node, category="latent/inpaint", title="Set Latent Noise Mask", aliases=("inpaint",)):
     """Sample only where the mask is: elsewhere the latent stays as it is, grey mixes both."""
 
     samples: Latent

@@ -53,7 +53,7 @@ class RepeatLatentBatch(Node, category="latent/batch", title="Repeat Latent Batc
         return dataclasses.replace(self.samples, x=x.repeat(self.amount, 1, 1, 1), noise_mask=mask, batch_index=indices)
 
 
-class LatentBatch(Node, category="latent/batch", deprecated=True):
+class LatentBatch(Node, category="latent/batch", title="Batch Latents", deprecated=True):
     """Two batches one after the other, the second resized to the first."""
 
     samples1: Latent
@@ -84,7 +84,7 @@ def _join_masks(a: Latent, b: Latent) -> Tensor | None:
     return torch.cat(masks)
 
 
-class LatentBatchSeedBehavior(Node, category="latent/batch"):
+class LatentBatchSeedBehavior(Node, category="latent/batch", title="Latent Batch Seed Behavior"):
     """Whether the latents of a batch draw different noise or all the same."""
 
     samples: Latent

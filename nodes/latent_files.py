@@ -22,7 +22,7 @@ VERSION = "latent_format_version_0"  # present: the latent is unscaled; files fr
 OLD_SCALE = 0.18215
 
 
-class SaveLatent(Node, category="_for_testing", output=True):
+class SaveLatent(Node, category="latent/files", title="Save Latent", output=True):
     """Write latents as a numbered safetensors file `.latent` into the output folder."""
 
     samples: Latent
@@ -40,7 +40,7 @@ class SaveLatent(Node, category="_for_testing", output=True):
         ctx.save(self.filename_prefix, ".latent", write, media="application/octet-stream")
 
 
-class LoadLatent(Node, category="_for_testing"):
+class LoadLatent(Node, category="latent/files", title="Load Latent", aliases=("open",)):
     """Latents from a file that SaveLatent wrote, in the input folder."""
 
     latent: Annotated[str, File("latents"), Field(description="A .latent file.")]

@@ -31,7 +31,7 @@ def fitted(other: Latent, like: Latent, method: str = "bilinear") -> Tensor:
     return repeat_to(x, like.x.shape[0])
 
 
-class LatentAdd(Node, category="latent/advanced"):
+class LatentAdd(Node, category="latent/advanced", title="Add Latents"):
     """The sum of two latents."""
 
     samples1: Latent
@@ -41,7 +41,7 @@ class LatentAdd(Node, category="latent/advanced"):
         return dataclasses.replace(self.samples1, x=self.samples1.x + fitted(self.samples2, self.samples1))
 
 
-class LatentSubtract(Node, category="latent/advanced"):
+class LatentSubtract(Node, category="latent/advanced", title="Subtract Latents"):
     """The first latent less the second."""
 
     samples1: Latent
@@ -51,7 +51,7 @@ class LatentSubtract(Node, category="latent/advanced"):
         return dataclasses.replace(self.samples1, x=self.samples1.x - fitted(self.samples2, self.samples1))
 
 
-class LatentMultiply(Node, category="latent/advanced"):
+class LatentMultiply(Node, category="latent/advanced", title="Multiply Latent"):
     """A latent times a number."""
 
     samples: Latent
@@ -61,7 +61,7 @@ class LatentMultiply(Node, category="latent/advanced"):
         return dataclasses.replace(self.samples, x=self.samples.x * self.multiplier)
 
 
-class LatentInterpolate(Node, category="latent/advanced"):
+class LatentInterpolate(Node, category="latent/advanced", title="Interpolate Latents", aliases=("slerp", "morph")):
     """Between two latents: the directions of the channel vectors and their lengths are mixed apart, so that a mixture does not fade."""
 
     samples1: Latent
@@ -76,7 +76,7 @@ class LatentInterpolate(Node, category="latent/advanced"):
         return dataclasses.replace(self.samples1, x=direction * (norm_a * self.ratio + norm_b * (1 - self.ratio)))
 
 
-class LatentBlend(Node, category="_for_testing", title="Latent Blend"):
+class LatentBlend(Node, category="latent/advanced", title="Blend Latents", aliases=("latent blend", "mix")):
     """A mixture of two latents: samples1 · factor + samples2 · (1 − factor)."""
 
     samples1: Latent

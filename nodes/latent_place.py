@@ -36,7 +36,7 @@ class LatentCrop(Node, category="latent/transform", title="Crop Latent"):
         return dataclasses.replace(self.samples, x=x)
 
 
-class LatentFlip(Node, category="latent/transform", title="Flip Latent"):
+class LatentFlip(Node, category="latent/transform", title="Flip Latent", aliases=("mirror",)):
     """Mirror a latent. A noise mask is not mirrored along."""
 
     samples: Latent
@@ -56,7 +56,7 @@ class LatentRotate(Node, category="latent/transform", title="Rotate Latent"):
         return dataclasses.replace(self.samples, x=torch.rot90(self.samples.x, quarter_turns(self.rotation), (3, 2)))
 
 
-class LatentComposite(Node, category="latent", title="Latent Composite"):
+class LatentComposite(Node, category="latent", title="Composite Latents", aliases=("latent composite", "paste")):
     """Paste one latent into another, its edges fading in where they do not lie on the border."""
 
     samples_to: Latent
@@ -73,7 +73,7 @@ class LatentComposite(Node, category="latent", title="Latent Composite"):
         return dataclasses.replace(self.samples_to, x=composite(to, new, self.x // CELL, self.y // CELL, self.feather // CELL))
 
 
-class LatentCompositeMasked(Node, category="latent"):
+class LatentCompositeMasked(Node, category="latent", title="Composite Latents (Masked)", aliases=("paste",)):
     """Paste one latent into another through a mask."""
 
     destination: Latent

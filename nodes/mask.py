@@ -43,7 +43,7 @@ class ImageToMask(Node, category="mask", title="Convert Image to Mask"):
         return Mask(self.image.pixels[..., ("red", "green", "blue").index(self.channel)].contiguous())
 
 
-class ImageColorToMask(Node, category="mask"):
+class ImageColorToMask(Node, category="mask", title="Convert Color to Mask", aliases=("chroma key", "image color to mask")):
     """Where a picture has exactly one colour."""
 
     image: Image
@@ -55,7 +55,7 @@ class ImageColorToMask(Node, category="mask"):
         return Mask((number == self.color).float())
 
 
-class SolidMask(Node, category="mask"):
+class SolidMask(Node, category="mask", title="Solid Mask", aliases=("empty mask",)):
     """A mask of one value."""
 
     value: Unit = 1.0
@@ -66,7 +66,7 @@ class SolidMask(Node, category="mask"):
         return Mask(torch.full((1, self.height, self.width), self.value))
 
 
-class InvertMask(Node, category="mask"):
+class InvertMask(Node, category="mask", title="Invert Mask"):
     """1 − mask."""
 
     mask: Mask
@@ -75,7 +75,7 @@ class InvertMask(Node, category="mask"):
         return Mask(1 - self.mask.values)
 
 
-class CropMask(Node, category="mask"):
+class CropMask(Node, category="mask", title="Crop Mask"):
     """A rectangle of a mask, as far as it lies inside."""
 
     mask: Mask
@@ -88,7 +88,7 @@ class CropMask(Node, category="mask"):
         return Mask(self.mask.values[:, self.y : self.y + self.height, self.x : self.x + self.width])
 
 
-class ThresholdMask(Node, category="mask"):
+class ThresholdMask(Node, category="mask", title="Threshold Mask", aliases=("binarize",)):
     """1 where the mask is above a value, else 0."""
 
     mask: Mask
@@ -98,7 +98,7 @@ class ThresholdMask(Node, category="mask"):
         return Mask((self.mask.values > self.value).float())
 
 
-class GrowMask(Node, category="mask"):
+class GrowMask(Node, category="mask", title="Grow Mask", aliases=("dilate", "erode", "shrink", "expand")):
     """Grow a mask by pixels, or shrink it."""
 
     mask: Mask
@@ -127,7 +127,7 @@ def feather(mask: Tensor, left: int, top: int, right: int, bottom: int) -> Tenso
     return out
 
 
-class FeatherMask(Node, category="mask"):
+class FeatherMask(Node, category="mask", title="Feather Mask", aliases=("soft edge", "fade")):
     """Fade a mask towards its sides."""
 
     mask: Mask

@@ -23,7 +23,7 @@ def combined(a: Tensor, b: Tensor, operation: str) -> Tensor:
     return {"multiply": a * b, "add": a + b, "subtract": a - b}[operation].clamp(0, 1)
 
 
-class MaskComposite(Node, category="mask"):
+class MaskComposite(Node, category="mask", title="Composite Masks", aliases=("combine masks", "union", "intersection")):
     """Combine a mask with another one laid over it at a place; what sticks out is cut off."""
 
     destination: Mask

@@ -94,7 +94,7 @@ class NoiseToLevel(Node, category="latent/noise", name="Noise", title="Noise to 
         return encode(self.vae, self.samples, ctx.device)
 
 
-class AddNoise(Node, category="_for_testing"):
+class AddNoise(Node, category="sampling/custom_sampling/noise", title="Add Noise", aliases=("renoise",)):
     """A latent plus noise of the range of given levels: |first − last|, or the one level there is."""
 
     model: Model

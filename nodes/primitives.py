@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 LARGEST = 2**63 - 1
 
 
-class PrimitiveInt(Node, category="utils/primitive", title="Int"):
+class PrimitiveInt(Node, category="utils/primitive", title="Int", aliases=("number", "integer")):
     """A whole number for several inputs."""
 
-    value: Annotated[int, number(-LARGEST, LARGEST, 1, "The number.", control_after_generate=True)]
+    value: Annotated[int, number(-LARGEST, LARGEST, 1, "The number.", control_after_generate="fixed")]
 
     def run(self, ctx: Context) -> int:
         return self.value
 
 
-class PrimitiveFloat(Node, category="utils/primitive", title="Float"):
+class PrimitiveFloat(Node, category="utils/primitive", title="Float", aliases=("number", "decimal")):
     """A number for several inputs."""
 
     value: Annotated[float, number(-LARGEST, LARGEST, 0.1, "The number.")]
@@ -36,7 +36,7 @@ class PrimitiveFloat(Node, category="utils/primitive", title="Float"):
         return self.value
 
 
-class PrimitiveString(Node, category="utils/primitive", title="String"):
+class PrimitiveString(Node, category="utils/primitive", title="String", aliases=("text",)):
     """A text of one line for several inputs."""
 
     value: str
@@ -45,7 +45,7 @@ class PrimitiveString(Node, category="utils/primitive", title="String"):
         return self.value
 
 
-class PrimitiveStringMultiline(Node, category="utils/primitive", title="String (Multiline)"):
+class PrimitiveStringMultiline(Node, category="utils/primitive", title="String (Multiline)", aliases=("text",)):
     """A text of several lines for several inputs."""
 
     value: Annotated[str, Field(json_schema_extra={"multiline": True})]
@@ -54,7 +54,7 @@ class PrimitiveStringMultiline(Node, category="utils/primitive", title="String (
         return self.value
 
 
-class PrimitiveBoolean(Node, category="utils/primitive", title="Boolean"):
+class PrimitiveBoolean(Node, category="utils/primitive", title="Boolean", aliases=("bool", "switch", "checkbox")):
     """True or false for several inputs."""
 
     value: bool
@@ -63,7 +63,7 @@ class PrimitiveBoolean(Node, category="utils/primitive", title="Boolean"):
         return self.value
 
 
-class PreviewAny(Node, category="utils", title="Preview Any", output=True):
+class PreviewAny(Node, category="utils", title="Preview Any", output=True, aliases=("show text", "print", "debug")):
     """Show any value as text."""
 
     source: Annotated[Any, Field(description="Numbers and texts are shown as they are, everything else as a description.")]

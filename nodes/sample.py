@@ -49,7 +49,7 @@ class KSampler(Node, category="sampling", aliases=("sampler", "denoise", "txt2im
         )[0]
 
 
-class KSamplerAdvanced(Node, category="sampling", title="KSampler (Advanced)"):
+class KSamplerAdvanced(Node, category="sampling", title="KSampler (Advanced)", aliases=("two stages", "refiner")):
     """Walk a part of a schedule's steps, from a fresh or an already noisy latent, all the way down or with noise left over."""
 
     model: Annotated[Model, Field(description="The denoiser.")]

@@ -53,7 +53,7 @@ class SaveImage(Node, category="image", title="Save Image", output=True, aliases
             ctx.save(self.filename_prefix, ".png", write, width=width, height=height, batch_num=number)
 
 
-class PreviewImage(Node, category="image", title="Preview Image", output=True):
+class PreviewImage(Node, category="image", title="Preview Image", output=True, aliases=("show", "look")):
     """Show pictures without keeping them: they go to the temporary folder."""
 
     images: Annotated[Image, Field(description="What to show.")]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import torch
+from pydantic import Field
 
 from diffusion import spacing
+from diffusion.align_your_steps import align_your_steps
 from diffusion.values import Model, Sigmas
 from graph_engine.node import Node
 from nodes.params import Denoise, SchedulerName, SigmaLevel, StepNumber, Steps, number
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 MAKE, CUT = "sampling/custom_sampling/schedulers", "sampling/custom_sampling/sigmas"
 
 
-class BasicScheduler(Node, category=MAKE):
+class BasicScheduler(Node, category=MAKE, title="Basic Scheduler", aliases=("sigmas",)):
     """The levels of a model in a named spacing; with denoise below 1 the clean end of a longer list."""
 
     model: Model
@@ -30,7 +32,7 @@ class BasicScheduler(Node, category=MAKE):
         return Sigmas(values[-(self.steps + 1) :])  # ddim_uniform may give more than were asked for
 
 
-class KarrasScheduler(Node, category=MAKE):
+class KarrasScheduler(Node, category=MAKE, title="Karras Scheduler", aliases=("sigmas",)):
     """Even in sigma^(1/rho) (Karras et al. 2022, eq. 5)."""
 
     steps: Steps = 20
@@ -44,7 +46,7 @@ class KarrasScheduler(Node, category=MAKE):
         return Sigmas(spacing.karras(self.steps, self.sigma_min, self.sigma_max, self.rho))
 
 
-class ExponentialScheduler(Node, category=MAKE):
+class ExponentialScheduler(Node, category=MAKE, title="Exponential Scheduler", aliases=("sigmas",)):
     """Even in log sigma."""
 
     steps: Steps = 20
@@ -56,7 +58,7 @@ class ExponentialScheduler(Node, category=MAKE):
         return Sigmas(spacing.exponential(self.steps, self.sigma_min, self.sigma_max))
 
 
-class PolyexponentialScheduler(Node, category=MAKE):
+class PolyexponentialScheduler(Node, category=MAKE, title="Polyexponential Scheduler", aliases=("sigmas",)):
     """A power of an even ramp in log sigma; rho 1 is the exponential one."""
 
     steps: Steps = 20
@@ -69,7 +71,7 @@ class PolyexponentialScheduler(Node, category=MAKE):
         return Sigmas(spacing.polyexponential(self.steps, self.sigma_min, self.sigma_max, self.rho))
 
 
-class LaplaceScheduler(Node, category=MAKE):
+class LaplaceScheduler(Node, category=MAKE, title="Laplace Scheduler", aliases=("sigmas",)):
     """Quantiles of a Laplace distribution of log sigma (Hang & Gu 2024); its list does not end with 0."""
 
     steps: Steps = 20
@@ -82,7 +84,7 @@ class LaplaceScheduler(Node, category=MAKE):
         return Sigmas(spacing.laplace(self.steps, self.sigma_min, self.sigma_max, self.mu, self.beta))
 
 
-class VPScheduler(Node, category=MAKE):
+class VPScheduler(Node, category=MAKE, title="VP Scheduler", aliases=("sigmas",)):
     """Even in the time of the continuous VP process (Song et al. 2021)."""
 
     steps: Steps = 20
@@ -94,7 +96,7 @@ class VPScheduler(Node, category=MAKE):
         return Sigmas(spacing.vp(self.steps, self.beta_d, self.beta_min, self.eps_s))
 
 
-class BetaSamplingScheduler(Node, category=MAKE):
+class BetaSamplingScheduler(Node, category=MAKE, title="Beta Scheduler", aliases=("sigmas",)):
     """Quantiles of a Beta distribution of the timestep (Lee et al. 2024); with 1 and 1 they are even."""
 
     model: Model
@@ -108,7 +110,7 @@ class BetaSamplingScheduler(Node, category=MAKE):
         return Sigmas(spacing.beta(self.model.process.table(), self.steps, self.alpha, self.beta))
 
 
-class SDTurboScheduler(Node, category=MAKE):
+class SDTurboScheduler(Node, category=MAKE, title="SD Turbo Scheduler", aliases=("sigmas",)):
     """The few levels that a distilled turbo model knows (Sauer et al. 2023)."""
 
     model: Model
@@ -119,12 +121,23 @@ class SDTurboScheduler(Node, category=MAKE):
         return Sigmas(spacing.sd_turbo(self.model.process.table(), self.steps, self.denoise))
 
 
+class AlignYourStepsScheduler(Node, category=MAKE, title="Align Your Steps Scheduler", aliases=("sigmas", "ays")):
+    """Levels optimised for few steps on one family of models (Sabour et al. 2024)."""
+
+    model_type: Annotated[Literal["SD1", "SDXL", "SVD"], Field(description="The family of models that the levels were made for.")] = "SD1"
+    steps: Annotated[Steps, Field(description="Steps of the whole schedule; the table itself has 10.")] = 10
+    denoise: Annotated[Denoise, Field(description="The share of the steps to take, at the clean end.")] = 1.0
+
+    def run(self, ctx: Context) -> Sigmas:
+        return Sigmas(align_your_steps(self.model_type, self.steps, self.denoise))
+
+
 def _positive(sigma_max: float, sigma_min: float) -> None:
     if sigma_max <= 0 or sigma_min <= 0:
         raise ValueError(f"sigma_max, sigma_min: levels above 0 are wanted, {sigma_max} and {sigma_min} given")
 
 
-class SplitSigmas(Node, category=CUT):
+class SplitSigmas(Node, category=CUT, title="Split Sigmas"):
     """The levels before and after a step; both lists hold the level between them."""
 
     sigmas: Sigmas
@@ -138,7 +151,7 @@ class SplitSigmas(Node, category=CUT):
         return self.Out(*map(Sigmas, spacing.split(self.sigmas.values, self.step)))
 
 
-class SplitSigmasDenoise(Node, category=CUT):
+class SplitSigmasDenoise(Node, category=CUT, title="Split Sigmas (Denoise)"):
     """The levels before and after the point from which the share `denoise` of the steps remains."""
 
     sigmas: Sigmas
@@ -152,7 +165,7 @@ class SplitSigmasDenoise(Node, category=CUT):
         return self.Out(*map(Sigmas, spacing.split_denoise(self.sigmas.values, self.denoise)))
 
 
-class FlipSigmas(Node, category=CUT):
+class FlipSigmas(Node, category=CUT, title="Flip Sigmas", aliases=("invert schedule", "reverse")):
     """The levels from clean to noisy, for walking back to noise."""
 
     sigmas: Sigmas
@@ -161,7 +174,7 @@ class FlipSigmas(Node, category=CUT):
         return Sigmas(spacing.flip(self.sigmas.values))
 
 
-class SetFirstSigma(Node, category=CUT):
+class SetFirstSigma(Node, category=CUT, title="Set First Sigma"):
     """Start from another level."""
 
     sigmas: Sigmas

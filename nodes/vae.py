@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from graph_engine.context import Context
 
 
-class VAEDecode(Node, category="latent", title="VAE Decode"):
+class VAEDecode(Node, category="latent", title="VAE Decode", aliases=("latent to image",)):
     """Pictures from latents."""
 
     samples: Annotated[Latent, Field(description="What to decode.")]
@@ -25,7 +25,7 @@ class VAEDecode(Node, category="latent", title="VAE Decode"):
         return decode(self.vae, self.samples, ctx.device)
 
 
-class VAEEncode(Node, category="latent", title="VAE Encode"):
+class VAEEncode(Node, category="latent", title="VAE Encode", aliases=("image to latent",)):
     """Latents from pictures, which are trimmed around their centre to multiples of 8 pixels."""
 
     pixels: Image
@@ -35,7 +35,7 @@ class VAEEncode(Node, category="latent", title="VAE Encode"):
         return encode(self.vae, self.pixels, ctx.device)
 
 
-class VAEEncodeForInpaint(Node, category="latent/inpaint", title="VAE Encode (for Inpainting)"):
+class VAEEncodeForInpaint(Node, category="latent/inpaint", title="VAE Encode (for Inpainting)", aliases=("inpaint",)):
     """Latents from pictures greyed out under a mask, with the mask, somewhat grown, as noise mask; wants a denoise near 1."""
 
     pixels: Image

@@ -11,21 +11,23 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import App, CycloptsError, Parameter
+from pydantic import ValidationError
 from rich.console import Console
 from rich.markup import escape
 
 from graph_engine import Catalogue, Folders, Registry, Workflow, WorkflowError, validate
+from graph_engine.errors import GraphError
 from graph_engine.schema import json_schema
 from graph_engine.suggest import did_you_mean
 from graph_engine.validate import needs_classes, notes, objections
+from server.commands import Token, cancel, given, queue, serve, status
+from server.exits import CANCELLED, DONE, FAILED, INVALID, USAGE
 from server.listing import details, listing
-from server.settings import Settings
+from server.settings import ClientSettings, Settings
 from server.sweep import variants
 from server.terminal import print_problems, viewer
 
 __all__ = ["app", "main"]
-
-DONE, FAILED, USAGE, INVALID, CANCELLED = 0, 1, 2, 3, 130
 
 app = App(
     name="latentgraph",
@@ -33,19 +35,32 @@ app = App(
     "Exit codes: 0 done, 1 a node failed, 2 the command or a file could not be read, 3 the workflow is not valid, 130 cancelled.",
     version_flags=["--version"],
 )
-_UNREADABLE = {"no_file", "no_workflow", "bad_json", "bad_document", "editor_format", "bad_address", "no_such_node", "ambiguous_node"}
+for each in (serve, status, queue, cancel):
+    app.command(each)
+
+_UNREADABLE = {"no_file", "no_workflow", "bad_json", "bad_document", "editor_format", "editor_graph", "bad_address", "no_such_node", "ambiguous_node"}
 _out, _notes = Console(), Console(stderr=True)
 
 
 def main() -> None:
     """Run the command line and leave with its exit code."""
     try:
-        code = app(exit_on_error=False, print_error=True)
+        code = app(with_listen(sys.argv[1:]), exit_on_error=False, print_error=True)
     except KeyboardInterrupt:
         code = CANCELLED
     except Exception as error:
         code = _explain(error)
     sys.exit(code if isinstance(code, int) else DONE)
+
+
+def with_listen(words: list[str]) -> list[str]:
+    """The command line with `--listen` alone, as people know it from elsewhere, meaning every address of this machine."""
+    made = list(words)
+    if "--listen" in made:
+        after = made.index("--listen") + 1
+        if after == len(made) or made[after].startswith("-"):
+            made.insert(after, "0.0.0.0")
+    return made
 
 
 def _explain(error: Exception) -> int:
@@ -54,8 +69,12 @@ def _explain(error: Exception) -> int:
     if isinstance(error, WorkflowError):
         print_problems(error.problems, _notes)
         return USAGE if any(problem.code in _UNREADABLE for problem in error.problems) else INVALID
-    if isinstance(error, (OSError, ValueError)):
-        _notes.print(f"[red]✗[/] {error}", highlight=False, soft_wrap=True)
+    if isinstance(error, ValidationError):
+        for each in error.errors():
+            _notes.print(f"[red]✗[/] {escape('.'.join(map(str, each['loc'])))}: {escape(each['msg'])}", highlight=False, soft_wrap=True)
+        return USAGE
+    if isinstance(error, (OSError, ValueError, GraphError)):
+        _notes.print(f"[red]✗[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         return USAGE
     raise error
 
@@ -85,8 +104,10 @@ def run(
     device: Annotated[str | None, Parameter(help="auto, cpu, cuda, cuda:1, mps")] = None,
     cache_dir: Annotated[Path | None, Parameter(help="keep results on disk, for the next process")] = None,
     debug: Annotated[bool, Parameter(negative=(), help="check that no node writes into its inputs, and print tracebacks")] = False,
+    server: Annotated[str | None, Parameter(help="run it on this server, such as http://127.0.0.1:8188, and fetch what it makes")] = None,
+    token: Token = None,
 ) -> int:
-    """Run a workflow without a server.
+    """Run a workflow, here or on a server.
 
     Parameters
     ----------
@@ -96,7 +117,11 @@ def run(
     settings = Settings()
     folders = _folders(settings, output)
     specs = Catalogue.load().specs
-    documents = [*variants(Workflow.load(file), set_ or [], sweep or [], specs)]
+    documents = [*variants(Workflow.load(file, specs, folders), set_ or [], sweep or [], specs)]
+    if server is not None:
+        from server.remote import run_all
+
+        return run_all(documents, specs, folders, ClientSettings(**given(server=server, token=token)), json=json_, debug=debug)
     for _, document in documents:  # before torch is loaded, and before the first of many runs
         if problems := objections(document, specs, folders):
             raise WorkflowError(problems)
@@ -124,9 +149,10 @@ def run(
 def validate_(file: Path, *, set_: Overrides = None) -> int:
     """List every problem of a workflow; nothing runs."""
     specs = Catalogue.load().specs
-    [(_, workflow)] = variants(Workflow.load(file), set_ or [], [], specs)
+    folders = _folders(Settings(), None)
+    [(_, workflow)] = variants(Workflow.load(file, specs, folders), set_ or [], [], specs)
     registry = Registry.discover() if needs_classes(workflow, specs) else None
-    if problems := validate(workflow, specs, _folders(Settings(), None), registry=registry):
+    if problems := validate(workflow, specs, folders, registry=registry):
         raise WorkflowError(problems)
     for note in notes(workflow, specs):
         _out.print(f"[yellow]![/] {escape(str(note))}", highlight=False, soft_wrap=True)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-__all__ = ["LOOPBACK", "ServerSettings", "Settings"]
+__all__ = ["LOOPBACK", "ClientSettings", "ServerSettings", "Settings"]
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 Names = Annotated[tuple[str, ...], NoDecode]  # in the environment: a,b,c
@@ -24,6 +24,17 @@ class Settings(BaseSettings):
     cache_dir: Path | None = Field(None, description="keeps results between processes; none: memory only")
 
 
+class ClientSettings(Settings):
+    """Which server the command line talks to."""
+
+    server: str = Field("http://127.0.0.1:8188", description="the address of a running server")
+    token: SecretStr | None = Field(None, description="what that server asks for")
+
+    @property
+    def secret(self) -> str | None:
+        return None if self.token is None else self.token.get_secret_value()
+
+
 class ServerSettings(Settings):
     """What `latentgraph serve` goes by: where it listens, whom it lets in, what it works with and how much it takes."""
 
@@ -35,7 +46,6 @@ class ServerSettings(Settings):
     origins: Names = Field((), description="further web origins that may change things, such as https://studio.example")
 
     devices: Names = Field((), description="one worker process for each; none given: `device` alone")
-    nodes: Names = Field((), description="further modules of node classes, loaded by the workers")
     requeue: bool = Field(False, description="run again what a crash of the server interrupted, instead of marking it")
     grace: float = Field(10.0, ge=0, description="seconds that a running node is given to finish when the server stops")
 
@@ -45,14 +55,14 @@ class ServerSettings(Settings):
     body_limit: int = Field(100 << 20, ge=1, description="bytes of a request body, as of an upload")
     pixel_limit: int = Field(100_000_000, ge=1, description="pixels of a picture that is uploaded or re-encoded")
     message_limit: int = Field(64 << 10, ge=1, description="bytes of a WebSocket message that a client sends")
-    outbox_limit: int = Field(8 << 20, ge=1, description="bytes that wait for one slow WebSocket client")
+    outbox_limit: int = Field(1 << 20, ge=1, description="bytes that wait for one slow WebSocket client")
     preview_rate: float = Field(8.0, gt=0, description="previews a second for each client")
     preview_size: int = Field(512, ge=16, description="pixels along the longer side of a preview")
 
     log_level: str = Field("info", description="debug, info, warning or error")
     log_json: bool = Field(False, description="log one JSON object a line")
 
-    @field_validator("hosts", "origins", "devices", "nodes", mode="before")
+    @field_validator("hosts", "origins", "devices", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -32,7 +33,8 @@ def vp_time(sigma: float, sigma_min: float = 0.002, sigma_max: float = 80.0, eps
 
 
 @lru_cache(maxsize=8)
-def _gauss(n: int) -> tuple[Sequence[float], Sequence[float]]:
+def gauss(n: int) -> tuple[Sequence[float], Sequence[float]]:
+    """Nodes and weights of Gauss-Legendre quadrature on -1..1."""
     nodes, weights = np.polynomial.legendre.leggauss(n)
     return nodes.tolist(), weights.tolist()
 
@@ -43,7 +45,7 @@ def coefficients(past: Sequence[float], sigma_next: float, warp: Warp = same) ->
     By Gauss-Legendre quadrature: exact for polynomials in sigma, to 1e-9 for polynomials in a smooth warp of it.
     """
     sigma = past[0]
-    nodes, weights = _gauss(len(past) if warp is same else 24)
+    nodes, weights = gauss(len(past) if warp is same else 24)
     u = [warp(level) for level in past]
     out = [0.0] * len(past)
     for node, weight in zip(nodes, weights, strict=True):
@@ -95,6 +97,41 @@ def ipndm(order: int = 4) -> Stepper:
     if not 1 <= order <= 4:
         raise ValueError(f"order: 1..4 is wanted, got {order}")
     return _multistep(order, lambda past, sigma_next: [c * (sigma_next - past[0]) for c in _EQUAL_STEPS[len(past) - 1]])
+
+
+def unequal_steps(past: Sequence[float], sigma_next: float) -> list[float]:
+    """The coefficients of `ipndm_v` for 1 to 4 levels: Euler, corrected by weighted differences of the slopes.
+
+    They are those of the authors' program, so that a seed gives the picture that is known. Beyond two levels they are
+    Adams-Bashforth exactly where steps are equal, and near it where the lengths of steps change slowly.
+    """
+    levels = [sigma_next, *past]
+    h = [newer - older for newer, older in itertools.pairwise(levels)]  # this step, the one before, ...
+    out = [1.0] + [0.0] * (len(past) - 1)
+    if len(past) > 1:
+        out[0] += h[0] / h[1] / 2
+        out[1] -= h[0] / h[1] / 2
+    if len(past) > 2:
+        first = h[1] / h[2]
+        lead = h[0] / (3 * (h[0] + h[1]))
+        reach = h[0] * (h[0] + h[1]) / (h[1] * (h[1] + h[2]))
+        weight = (1 - lead * reach) / 2
+        for i, c in enumerate((1, -(1 + first), first)):
+            out[i] += weight * c
+    if len(past) > 3:
+        second = h[1] * (h[1] + h[2]) / (h[2] * (h[2] + h[3]))
+        reach = h[0] * (h[0] + h[1]) * sum(h[:3]) / (h[1] * (h[1] + h[2]) * sum(h[1:4]))
+        weight = ((1 - lead) / 2 + (1 - h[0] / (2 * (h[0] + h[1]))) * h[0] / (6 * sum(h[:3]))) * reach
+        for i, c in enumerate((1, -(1 + first + second), first + second * (1 + h[2] / h[3]), -second * first)):
+            out[i] += weight * c
+    return [c * h[0] for c in out]
+
+
+def ipndm_v(order: int = 4) -> Stepper:
+    """Improved PNDM with coefficients that follow the lengths of the steps (Zhang and Chen 2023, sec. 4; `unequal_steps`)."""
+    if not 1 <= order <= 4:
+        raise ValueError(f"order: 1..4 is wanted, got {order}")
+    return _multistep(order, unequal_steps)
 
 
 def gradient_estimation(gamma: float = 2.0) -> Stepper:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 
 from diffusion.samplers.euler import ancestral
@@ -82,6 +83,15 @@ def dpmpp_3m_sde(eta: float = 1.0, s_noise: float = 1.0) -> Stepper:
     return step
 
 
+def level_between(sigma: float, sigma_next: float, r: float) -> float:
+    """The level at share r of a step in lambda, in float32 operations as they are done in ComfyUI.
+
+    A Brownian path is rough: at a level that differs in the last bit its noise differs in the third digit.
+    """
+    lam, lam_next = (-torch.tensor(level, dtype=torch.float32).log() for level in (sigma, sigma_next))
+    return (-(lam + r * (lam_next - lam))).exp().item()
+
+
 def dpmpp_sde(eta: float = 1.0, s_noise: float = 1.0, r: float = 0.5) -> Stepper:
     """SDE-DPM-Solver++(2S): a stage at lambda + r h, then the step, each ancestral, on one Brownian motion."""
     if not 0 < r <= 1:
@@ -98,7 +108,7 @@ def dpmpp_sde(eta: float = 1.0, s_noise: float = 1.0, r: float = 0.5) -> Stepper
             y = down / s.sigma * x + (1 - down / s.sigma) * x0
             return y + noise(s.sigma, level) * (s_noise * up) if up > 0 else y
 
-        stage = s.sigma ** (1 - r) * s.sigma_next**r
+        stage = level_between(s.sigma, s.sigma_next, r)
         x0_stage = denoise(move(x0, stage), stage)
         share = 1 / (2 * r)
         return move((1 - share) * x0 + share * x0_stage, s.sigma_next), x0
@@ -111,21 +121,17 @@ def res_multistep(eta: float = 0.0, s_noise: float = 1.0) -> Stepper:
 
     Hochbruck and Ostermann 2010, eq. 2.62; called "refined exponential solver" by Zhang et al. 2023.
     """
-    past: list[tuple[Tensor, float, float]] = []  # (D, sigma, sigma_down) of the step before
+    past: list[tuple[Tensor, float]] = []  # D of the step before, and how far it went in lambda without its noise
 
     def step(denoise: Denoise, x: Tensor, s: Step, noise: NoiseSource) -> tuple[Tensor, Tensor]:
         x0 = denoise(x, s.sigma)
         down, up = ancestral(s.sigma, s.sigma_next, eta)
-        if down == 0:
-            return x0, x0
-        h = math.log(s.sigma / down)
+        h = math.log(s.sigma / down) if down > 0 else math.inf
         y = math.exp(-h) * x - math.expm1(-h) * x0
-        if past:
-            x0_prev, sigma_prev, down_prev = past[0]
-            # how far apart the two D's lie: with noise, the state was stepped to down_prev, not to s.sigma
-            h_prev = math.log(sigma_prev / down_prev)
+        if past and down > 0:
+            x0_prev, h_prev = past[0]
             y = y + (h + math.expm1(-h)) / h_prev * (x0 - x0_prev)
-        past[:] = [(x0, s.sigma, down)]
+        past[:] = [(x0, h)]
         return (y + noise(s.sigma, s.sigma_next) * (s_noise * up) if up > 0 else y), x0
 
     return step

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from diffusion.samplers.loop import Denoise, NoiseSource, Stepper
+from diffusion.samplers.loop import Denoise, Denoiser, NoiseSource, Stepper
 from diffusion.schedule import Step
 
 Eps = Callable[[Tensor, float], Tensor]  # the predicted noise of a VP state x_t; the level asked at, as sigma
@@ -86,7 +86,7 @@ def ddim() -> Stepper:
     """Euler's method where levels fall, which is DDIM with eta = 0 exactly; DDIM inversion where they rise (`ddim_step`)."""
     fall = euler()
 
-    def step(denoise: Denoise, x: Tensor, s: Step, noise: NoiseSource) -> tuple[Tensor, Tensor]:
+    def step(denoise: Denoiser, x: Tensor, s: Step, noise: NoiseSource) -> tuple[Tensor, Tensor]:
         if not s.ascending:
             return fall(denoise, x, s, noise)
         x_u, x0 = ddim_step(eps_of(denoise), x * s.alpha_t, s)

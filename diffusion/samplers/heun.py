@@ -79,26 +79,12 @@ def dpmpp_2s_ancestral(eta: float = 1.0, s_noise: float = 1.0) -> Stepper:
         x0 = denoise(x, s.sigma)
         down, up = ancestral(s.sigma, s.sigma_next, eta)
         if down == 0:
-            return x0, x0
-        h = math.log(s.sigma / down)
-        middle = math.sqrt(s.sigma * down)
-        x_2 = middle / s.sigma * x - math.expm1(-h / 2) * x0
-        x = down / s.sigma * x - math.expm1(-h) * denoise(x_2, middle)
+            x = x0
+        else:
+            h = math.log(s.sigma / down)
+            middle = math.sqrt(s.sigma * down)
+            x_2 = middle / s.sigma * x - math.expm1(-h / 2) * x0
+            x = down / s.sigma * x - math.expm1(-h) * denoise(x_2, middle)
         return (x + noise(s.sigma, s.sigma_next) * (s_noise * up) if up > 0 else x), x0
-
-    return step
-
-
-def exp_heun_2_x0() -> Stepper:
-    """Exponential Heun: D as a line in lambda over the step (Hochbruck and Ostermann 2010, eq. 2.39, c2 = 1)."""
-
-    def step(denoise: Denoise, x: Tensor, s: Step, noise: NoiseSource) -> tuple[Tensor, Tensor]:
-        x0 = denoise(x, s.sigma)
-        if s.sigma_next == 0:
-            return x0, x0
-        h = math.log(s.sigma / s.sigma_next)
-        x_2 = s.sigma_next / s.sigma * x - math.expm1(-h) * x0
-        phi_2 = (h + math.expm1(-h)) / h
-        return x_2 + phi_2 * (denoise(x_2, s.sigma_next) - x0), x0
 
     return step

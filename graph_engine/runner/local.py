@@ -6,12 +6,13 @@ import contextvars
 import queue
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
 from graph_engine.stream import Cancellation
 
-__all__ = ["LocalRun", "inside"]
+__all__ = ["LocalRun", "inside", "running"]
 
 E = TypeVar("E")
 T = TypeVar("T")
@@ -22,6 +23,16 @@ _inside: contextvars.ContextVar[tuple[object, ...]] = contextvars.ContextVar("in
 def inside(owner: object) -> bool:
     """Whether the calling code is part of a run of this owner, which would wait for itself."""
     return any(each is owner for each in _inside.get())
+
+
+@contextmanager
+def running(owner: object) -> Iterator[None]:
+    """Mark the calling code as part of a run of this owner."""
+    token = _inside.set((*_inside.get(), owner))
+    try:
+        yield
+    finally:
+        _inside.reset(token)
 
 
 class LocalRun(Generic[E, T]):
@@ -84,9 +95,9 @@ class LocalRun(Generic[E, T]):
         return self._value  # type: ignore[return-value]
 
     def _main(self) -> None:
-        _inside.set((*_inside.get(), self._owner))
         try:
-            self._value = self._work(self.cancellation, self._deliver)
+            with running(self._owner):
+                self._value = self._work(self.cancellation, self._deliver)
         except BaseException as error:  # belongs to whoever asks for the result
             self._error = error
         finally:

@@ -208,3 +208,22 @@ def test_devices_open_by_name():
     for name in ("toaster", "meta:x", "cuda:99"):
         with pytest.raises(ValueError, match=name):
             open_device(name)
+
+
+def test_unloading_takes_all_but_what_is_open(loader):
+    device = TorchDevice("cpu", 100 * KB, load=loader)
+    with device.weights(ref("a")):
+        pass
+    with device.weights(ref("b")):
+        device.unload()
+        assert names(device) == ["unet of b"]
+    device.unload()
+    assert names(device) == []
+    with device.weights(ref("a")) as again:
+        assert next(again.parameters()).device.type == "cpu"
+
+
+def test_a_device_knows_its_memory():
+    facts = TorchDevice("cpu").facts()
+    assert (facts.name, facts.type, facts.index) == ("cpu", "cpu", 0)
+    assert 0 < facts.free <= facts.total

@@ -23,6 +23,7 @@ from graph_engine.engine import Engine
 from graph_engine.entry import Constant
 from graph_engine.errors import Cancelled, GraphError, NodeError, WorkflowError
 from graph_engine.events import NodeDone, NodeProgress, NodeStarted, RunDone
+from graph_engine.stream import Cancellation
 
 ROOT = Path(__file__).parents[2]
 ENDLESS = doc(a=("Number", {}), s=("Steps", {"a": "@a"}), t=("Show", {"what": "@s"}))
@@ -391,3 +392,93 @@ def test_devices_are_shared_with_other_tenants(engine):
     workflow = doc(a=("MakeBlob", {"size": 2_000_000}), r=("Read", {"blob": "@a"}), s=("Show", {"what": "@r"}))
     assert e.run(workflow, wanted=["r"])["r"] == 2_000_000
     assert sum(size for _, size in device.residents()) <= 150_000
+
+
+def test_perform_runs_in_the_calling_thread(engine):
+    e, events = engine(), []
+    threads = set()
+
+    def hear(event):
+        threads.add(threading.current_thread())
+        events.append(event)
+
+    result = e.perform(doc(a=("Number", {"value": 3}), b=("Add", {"a": "@a"})), wanted=["b"], on_event=hear, run="mine")
+    assert (result["b"], result.run, threads) == (4, "mine", {threading.current_thread()})
+    assert isinstance(events[-1], RunDone)
+    with pytest.raises(WorkflowError):
+        e.perform(doc(a=("Nothing", {})))
+
+
+def test_perform_ends_when_its_cancellation_is_set_before_or_meanwhile(engine):
+    e, early, late = engine(), Cancellation(), Cancellation()
+    early.set()
+    assert e.perform(ENDLESS, cancellation=early).status == "cancelled"
+    result = e.perform(ENDLESS, cancellation=late, on_event=lambda event: late.set() if isinstance(event, NodeProgress) else None)
+    assert result.status == "cancelled"
+    assert e.run(doc(a=("Number", {"value": 3})), wanted=["a"])["a"] == 3
+
+
+def test_perform_takes_its_turn(engine):
+    e, order = engine(), []
+    late = Cancellation()
+
+    def hear(event):
+        if isinstance(event, NodeProgress) and not order:
+            order.append("began")
+            other.start()
+            late.set()
+
+    other = threading.Thread(target=lambda: order.append(e.perform(doc(a=("Number", {"value": 3})), wanted=["a"])["a"]))
+    e.perform(ENDLESS, cancellation=late, on_event=hear)
+    order.append("ended")
+    other.join()
+    assert sorted(map(str, order)) == ["3", "began", "ended"]
+
+
+def test_check_gives_what_run_would_raise(engine):
+    e = engine()
+    wrong = doc(a=("Number", {"value": "x"}), s=("Show", {"what": "@a"}))
+    with pytest.raises(WorkflowError) as raised:
+        e.run(wrong)
+    assert e.check(wrong) == list(raised.value.problems)
+    assert e.check(doc(a=("Number", {}), s=("Show", {"what": "@a"}))) == []
+    assert [problem.code for problem in e.check("{")] == ["bad_json"]
+
+
+def test_free_drops_results_or_weights_between_runs(engine, calls):
+    class Weighty(FakeDevice):
+        unloaded = 0
+
+        def unload(self):
+            self.unloaded += 1
+
+    device = Weighty()
+    e = engine(device=device, cache_bytes=1 << 20)
+    workflow = doc(a=("Number", {"value": 3}), s=("Show", {"what": "@a"}))
+    for options, runs in (({}, 2), ({"models": True}, 2), ({"results": True}, 4)):
+        e.free(**options)
+        e.run(workflow)
+        assert len(calls) == runs
+    assert device.unloaded == 1
+
+
+def test_free_counts_what_it_gave_back(engine):
+    class Holder:
+        held = 1000
+
+        def residents(self):
+            return [("weights", self.held)]
+
+        def shed(self, bytes):
+            return 0
+
+    class Weighty(FakeDevice):
+        def unload(self):
+            holder.held = 200
+
+    holder, device = Holder(), Weighty()
+    device.add_tenant(holder)
+    e = engine(device=device)
+    assert e.memory() == [("weights", 1000)]
+    assert e.free(models=True) == 800
+    assert e.memory() == [("weights", 200)]

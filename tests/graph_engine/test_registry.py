@@ -123,3 +123,14 @@ def test_an_entry_point_must_name_a_module(install: Install, tmp_path: Path) -> 
     registry = Registry.discover()
     assert "Pointed" not in registry
     assert any(broken.name == "pointed" and "must name a package or module" in broken.error for broken in registry.broken)
+
+
+def test_a_module_is_included_by_name(install: Install) -> None:
+    install("odd", {"odd_nodes.py": NODE.format(name="Odd", returns="int"), "bad_nodes.py": "1 / 0"}, value="missing")
+    registry = Registry.of(Blank)
+    registry.include("odd_nodes")
+    assert list(registry) == ["Blank", "Odd"]
+    with pytest.raises(DeclarationError, match=r"bad_nodes: ZeroDivisionError"):
+        registry.include("bad_nodes")
+    with pytest.raises(DeclarationError, match=r"no_such_nodes: ModuleNotFoundError"):
+        registry.include("no_such_nodes")

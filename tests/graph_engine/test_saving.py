@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from graph_engine.errors import NodeError
-from graph_engine.saving import save_numbered
+from graph_engine.saving import save_numbered, sweep
 
 
 def save(folder, prefix="p", suffix=".txt", text="x", **substitutions):
@@ -97,3 +97,17 @@ def test_others_may_read_what_was_written(tmp_path):
         assert save(tmp_path).stat().st_mode & 0o777 == 0o644
     finally:
         os.umask(mask)
+
+
+def test_what_a_killed_process_left_is_swept_and_nothing_else(tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    below = tmp_path / "a" / "b"
+    below.mkdir(parents=True)
+    left = below / f".{dead.pid}.{'0' * 32}.part"
+    kept = [below / f".{os.getpid()}.{'0' * 32}.part", below / ".x.part", below / f"{dead.pid}.part", below / f".{10**30}.{'0' * 32}.part"]
+    for path in (left, *kept):
+        path.touch()
+    assert sweep(tmp_path) == 1
+    assert sorted(below.iterdir()) == sorted(kept)
+    assert sweep(tmp_path / "nothing here") == 0

@@ -70,10 +70,25 @@ def start():
 
 
 @pytest.fixture
-def run(table):
-    """run(name, denoiser, x, sigmas, noise, **options): the result of a sampler."""
+def white():
+    """white(x): the same unit normal noise for a run on x every time it is made."""
 
-    def sample(name, denoise, x, sigmas, noise: NoiseSource = no_noise, **options) -> Tensor:
-        return integrate(make_stepper(name, **options), Bare(denoise), x, Schedule(table, sigmas), noise)
+    def make(x: Tensor, seed: int = 2) -> NoiseSource:
+        rng = torch.Generator().manual_seed(seed)
+        return lambda sigma, sigma_next: torch.randn(x.shape, generator=rng, dtype=x.dtype)
+
+    return make
+
+
+@pytest.fixture
+def run(table):
+    """run(name, denoiser, x, sigmas, noise, negative, **options): the result of a sampler.
+
+    `negative` is the denoiser of the negative branch; by default the same.
+    """
+
+    def sample(name, denoise, x, sigmas, noise: NoiseSource = no_noise, negative=None, **options) -> Tensor:
+        net = Bare(denoise, negative or denoise)
+        return integrate(make_stepper(name, **options), net, x, Schedule(table, sigmas), noise)
 
     return sample

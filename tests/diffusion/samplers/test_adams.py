@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from diffusion.samplers.adams import coefficients, vp_time
+from diffusion.samplers.adams import coefficients, unequal_steps, vp_time
 
 
 def quadrature(past, sigma_next, warp, n=200_001):
@@ -65,7 +65,7 @@ def test_a_slope_that_is_a_polynomial_of_sigma_is_integrated_exactly(run, order)
 def test_first_orders_are_euler(mixture, start, run):
     x, sigmas = start(9.0), [9.0, 5.0, 2.0, 0.5, 0.0]
     euler = run("euler", mixture, x, sigmas)
-    for name in ("lms", "deis", "ipndm"):
+    for name in ("lms", "deis", "ipndm", "ipndm_v"):
         assert torch.allclose(run(name, mixture, x, sigmas, order=1), euler)
     assert torch.allclose(run("gradient_estimation", mixture, x, sigmas, gamma=1.0), euler)
 
@@ -73,6 +73,37 @@ def test_first_orders_are_euler(mixture, start, run):
 def test_ipndm_is_lms_on_equal_steps(mixture, start, run):
     x, sigmas = start(9.0), torch.linspace(9, 1, 9, dtype=torch.float64)
     assert torch.allclose(run("ipndm", mixture, x, sigmas), run("lms", mixture, x, sigmas))
+
+
+def test_ipndm_v_is_adams_bashforth_for_two_levels_and_for_equal_steps(mixture, start, run):
+    assert unequal_steps([2.2, 3.1], 1.5) == pytest.approx(coefficients([2.2, 3.1], 1.5))
+    for n in (3, 4):
+        past = [4.0, 5.0, 6.0, 7.0][:n]
+        assert unequal_steps(past, 3.0) == pytest.approx(coefficients(past, 3.0))
+
+
+@pytest.mark.parametrize("n", [3, 4])
+def test_ipndm_v_comes_near_adams_bashforth_as_the_lengths_of_steps_come_near_each_other(n):
+    def distance(growth):
+        past = [5.0 + sum((1 + growth) ** k for k in range(1, j + 1)) for j in range(n)]
+        return max(abs(a - b) for a, b in zip(unequal_steps(past, 4.0), coefficients(past, 4.0), strict=True))
+
+    assert distance(0.01) < 0.03
+    assert distance(0.01) < distance(0.1) / 8
+
+
+def test_ipndm_v_by_its_own_weights():
+    """h = 1 after steps of 2, 3 and 5: the differences of the slopes, and the weights of the published program."""
+    w_2 = (1 - 1 / (3 * 3) * (1 * 3) / (2 * 5)) / 2
+    w_3 = ((1 - 1 / 9) / 2 + (1 - 1 / 6) / (6 * 6)) * (1 * 3 * 6) / (2 * 5 * 10)
+    q = 2 * 5 / (3 * 8)
+    expected = [
+        1 + 1 / 4 + w_2 + w_3,
+        -1 / 4 - (1 + 2 / 3) * w_2 - (1 + 2 / 3 + q) * w_3,
+        2 / 3 * w_2 + (2 / 3 + q * (1 + 3 / 5)) * w_3,
+        -q * 2 / 3 * w_3,
+    ]
+    assert unequal_steps([19.0, 21.0, 24.0, 29.0], 18.0) == pytest.approx([-c for c in expected])
 
 
 def test_gradient_estimation_extrapolates_the_change_of_slope(gaussian, run):
@@ -84,7 +115,7 @@ def test_gradient_estimation_extrapolates_the_change_of_slope(gaussian, run):
     assert torch.allclose(run("gradient_estimation", gaussian, x, [8.0, 5.0, 3.0], gamma=2.5), expected)
 
 
-@pytest.mark.parametrize("name", ["lms", "deis", "ipndm", "gradient_estimation"])
+@pytest.mark.parametrize("name", ["lms", "deis", "ipndm", "ipndm_v", "gradient_estimation"])
 def test_a_step_to_zero_returns_the_denoised_state(mixture, start, run, name):
     x, sigmas = start(9.0), [9.0, 5.0, 2.0, 0.5]
     before = run(name, mixture, x, sigmas)

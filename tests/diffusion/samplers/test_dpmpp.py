@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from diffusion.samplers import BrownianNoise
+from diffusion.samplers.dpmpp import level_between
 from diffusion.spacing import sigmas_for
 
 
@@ -64,7 +65,7 @@ def test_3m_step_by_hand(mixture, run):
 def test_one_sde_step_has_the_variance_of_its_equation(gaussian, run, eta):
     """From a fixed X the noise of a step is sigma_next^2 (1 - e^(-2 h eta))."""
     x = torch.full((50_000,), 3.0)
-    out = run("dpmpp_2m_sde", gaussian, x, [4.0, 2.0], BrownianNoise(1, x), eta=eta)
+    out = run("dpmpp_2m_sde", gaussian, x, [4.0, 2.0], BrownianNoise(1, x, 2.0, 4.0), eta=eta)
     assert out.std().item() == pytest.approx(2.0 * math.sqrt(1 - 0.5 ** (2 * eta)), rel=0.02)
     mean = 0.5 ** (1 + eta) * 3.0 + (1 - 0.5 ** (1 + eta)) * gaussian(x[0], 4.0).item()
     assert out.mean().item() == pytest.approx(mean, abs=0.03)
@@ -78,7 +79,7 @@ def test_sde_solvers_reach_the_data(table, gaussian, run, name, tolerance):
     """Mean and spread of 20,000 samples of N(0.4, 0.5^2) at 50 steps."""
     rng = torch.Generator().manual_seed(0)
     x = torch.randn(20_000, generator=rng) * table.sigma_max + gaussian.mu
-    out = run(name, gaussian, x, sigmas_for(table, "karras", 50), BrownianNoise(9, x))
+    out = run(name, gaussian, x, sigmas_for(table, "karras", 50), BrownianNoise(9, x, table.sigma_min, table.sigma_max))
     assert out.mean().item() == pytest.approx(gaussian.mu, abs=0.02)
     assert out.std().item() == pytest.approx(gaussian.s, rel=tolerance)
 
@@ -86,7 +87,7 @@ def test_sde_solvers_reach_the_data(table, gaussian, run, name, tolerance):
 def test_an_sde_solver_keeps_the_weights_of_a_mixture(table, mixture, run):
     rng = torch.Generator().manual_seed(0)
     x = torch.randn(20_000, generator=rng) * table.sigma_max
-    out = run("dpmpp_2m_sde", mixture, x, sigmas_for(table, "karras", 50), BrownianNoise(9, x))
+    out = run("dpmpp_2m_sde", mixture, x, sigmas_for(table, "karras", 50), BrownianNoise(9, x, table.sigma_min, table.sigma_max))
     assert (out < -0.2).float().mean().item() == pytest.approx(0.3, abs=0.02)
 
 
@@ -94,12 +95,12 @@ def test_more_steps_converge_to_one_picture_per_seed(table, mixture, run):
     """The Brownian motion is a function of the level, whatever the number of steps: solutions converge path by path."""
     x = torch.randn(400, generator=torch.Generator().manual_seed(0)) * 10
     results = [
-        run("dpmpp_2m_sde", mixture, x, torch.linspace(10 ** (1 / 3), 0.2 ** (1 / 3), n + 1) ** 3, BrownianNoise(4, x))
+        run("dpmpp_2m_sde", mixture, x, torch.linspace(10 ** (1 / 3), 0.2 ** (1 / 3), n + 1) ** 3, BrownianNoise(4, x, 0.2, 10.0))
         for n in (20, 80, 320)
     ]
     near = (results[1] - results[2]).abs().mean().item()
     far = (results[0] - results[2]).abs().mean().item()
-    other = run("dpmpp_2m_sde", mixture, x, torch.linspace(10 ** (1 / 3), 0.2 ** (1 / 3), 321) ** 3, BrownianNoise(5, x))
+    other = run("dpmpp_2m_sde", mixture, x, torch.linspace(10 ** (1 / 3), 0.2 ** (1 / 3), 321) ** 3, BrownianNoise(5, x, 0.2, 10.0))
     assert near < far / 2
     assert near < 0.25 * (other - results[2]).abs().mean().item()
 
@@ -113,6 +114,22 @@ def test_the_two_stages_of_dpmpp_sde_share_their_path(gaussian, run):
 
     run("dpmpp_sde", gaussian, torch.ones(1), [9.0, 4.0, 0.0], source)
     assert asked == [(9.0, pytest.approx(6.0)), (9.0, 4.0)]
+
+
+def test_the_stage_lies_where_float32_logarithms_put_it():
+    """To the last bit: the noise of a Brownian path is another one beside it."""
+    sigma, sigma_next = torch.tensor(9.102905), torch.tensor(5.478438)
+    lam, lam_next = sigma.log().neg(), sigma_next.log().neg()
+    wanted = (lam + 0.5 * (lam_next - lam)).neg().exp()
+    assert level_between(sigma.item(), sigma_next.item(), 0.5) == wanted.item()
+
+
+@pytest.mark.parametrize("name", ["res_multistep_ancestral", "dpmpp_2s_ancestral"])
+def test_where_eta_leaves_nothing_of_a_state_noise_replaces_it(gaussian, run, name):
+    """sigma_down = 0: the denoised state, noised to sigma_next."""
+    x = torch.tensor([5.0], dtype=torch.float64)
+    out = run(name, gaussian, x, [4.0, 2.0], lambda a, b: torch.ones(1), eta=100.0)
+    assert torch.allclose(out, gaussian(x, 4.0) + 2)
 
 
 def test_r_is_a_share_of_the_step(run):

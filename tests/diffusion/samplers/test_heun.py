@@ -1,5 +1,3 @@
-import math
-
 import pytest
 import torch
 
@@ -57,19 +55,6 @@ def test_heunpp2_weighs_slopes_by_level(gaussian, run):
     step = step - 2 * ((1 - w_2) * d_1 + w_2 * slope(step - 2 * d_1, 2.0))
     d_1 = slope(step, 2.0)
     assert torch.allclose(run("heunpp2", gaussian, x, [8.0, 4.0, 2.0, 1.0]), step - d_1)
-
-
-def test_exponential_heun_is_exact_for_a_denoiser_linear_in_lambda(run):
-    """D = a + b lambda: x' = -(x - D) d lambda has the solution x = D - b + c e^-lambda."""
-    a, b, sigma, sigma_next = 0.3, -0.8, 5.0, 0.4
-
-    def denoise(x, sigma):
-        return torch.full_like(x, a - b * math.log(sigma))
-
-    x = torch.tensor([1.0, 4.0], dtype=torch.float64)
-    c = (x - denoise(x, sigma) + b) / sigma
-    exact = denoise(x, sigma_next) - b + c * sigma_next
-    assert torch.allclose(run("exp_heun_2_x0", denoise, x, [sigma, sigma_next]), exact)
 
 
 @pytest.mark.parametrize("name", ["dpm_2_ancestral", "dpmpp_2s_ancestral"])

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from diffusion.samplers import Bare, integrate, make_stepper
+from diffusion.samplers import Bare, Denoiser, integrate, make_stepper
 from diffusion.schedule import Schedule
 
 
@@ -80,3 +80,12 @@ def test_a_stepper_is_made_for_one_run(table, mixture):
     stepper = make_stepper("dpmpp_2m")
     first = integrate(stepper, Bare(mixture), x, schedule)
     assert torch.equal(integrate(make_stepper("dpmpp_2m"), Bare(mixture), x, schedule), first)
+
+
+def test_a_stepper_may_ask_for_the_negative_branch(gaussian, mixture):
+    x = torch.linspace(-3, 3, 5)
+    x0, negative = Denoiser(Bare(gaussian, mixture)).with_negative(x, 2.0)
+    assert torch.equal(x0, gaussian(x, 2.0))
+    assert torch.equal(negative, mixture(x, 2.0))
+    with pytest.raises(ValueError, match=r"guider: this sampler wants a negative conditioning"):
+        Denoiser(Bare(gaussian)).with_negative(x, 2.0)

@@ -1,0 +1,1 @@
+"""The editor protocol without a socket: engine events in, messages out; requests in, answers out."""
