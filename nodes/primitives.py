@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 LARGEST = 2**63 - 1
 
 
-class PrimitiveInt(Node, category="utils/primitive", title="Int", aliases=("number", "integer")):
+class PrimitiveInt(Node, category="utilities/primitive", title="Int", aliases=("number", "integer")):
     """A whole number for several inputs."""
 
     value: Annotated[int, number(-LARGEST, LARGEST, 1, "The number.", control_after_generate="fixed")]
@@ -27,7 +27,7 @@ class PrimitiveInt(Node, category="utils/primitive", title="Int", aliases=("numb
         return self.value
 
 
-class PrimitiveFloat(Node, category="utils/primitive", title="Float", aliases=("number", "decimal")):
+class PrimitiveFloat(Node, category="utilities/primitive", title="Float", aliases=("number", "decimal")):
     """A number for several inputs."""
 
     value: Annotated[float, number(-LARGEST, LARGEST, 0.1, "The number.")]
@@ -36,34 +36,34 @@ class PrimitiveFloat(Node, category="utils/primitive", title="Float", aliases=("
         return self.value
 
 
-class PrimitiveString(Node, category="utils/primitive", title="String", aliases=("text",)):
+class PrimitiveString(Node, category="utilities/primitive", title="String", aliases=("text",)):
     """A text of one line for several inputs."""
 
-    value: str
+    value: Annotated[str, Field(description="The text.")]
 
     def run(self, ctx: Context) -> str:
         return self.value
 
 
-class PrimitiveStringMultiline(Node, category="utils/primitive", title="String (Multiline)", aliases=("text",)):
+class PrimitiveStringMultiline(Node, category="utilities/primitive", title="String (Multiline)", aliases=("text",)):
     """A text of several lines for several inputs."""
 
-    value: Annotated[str, Field(json_schema_extra={"multiline": True})]
+    value: Annotated[str, Field(json_schema_extra={"multiline": True}, description="The text.")]
 
     def run(self, ctx: Context) -> str:
         return self.value
 
 
-class PrimitiveBoolean(Node, category="utils/primitive", title="Boolean", aliases=("bool", "switch", "checkbox")):
+class PrimitiveBoolean(Node, category="utilities/primitive", title="Boolean", aliases=("bool", "switch", "checkbox")):
     """True or false for several inputs."""
 
-    value: bool
+    value: Annotated[bool, Field(description="On or off.")]
 
     def run(self, ctx: Context) -> bool:
         return self.value
 
 
-class PreviewAny(Node, category="utils", title="Preview Any", output=True, aliases=("show text", "print", "debug")):
+class PreviewAny(Node, category="utilities", title="Preview Any", output=True, aliases=("show text", "print", "debug")):
     """Show any value as text."""
 
     source: Annotated[Any, Field(description="Numbers and texts are shown as they are, everything else as a description.")]

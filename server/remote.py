@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from graph_engine import Folders, NodeSpec, Workflow
 from graph_engine.entry import Link
@@ -149,12 +149,16 @@ async def queue(http: Http, console: Console) -> None:
     if not found["jobs"]:
         console.print("nothing runs or waits")
         return
-    table = Table("", "id", "state", "priority", "waiting or running for", box=None, pad_edge=False)
+    table = Table("", Column("id", no_wrap=True, min_width=36), "state", "priority", "since", box=None, pad_edge=False)
     for job in sorted(found["jobs"], key=lambda job: order.get(job["id"], 0)):
         since = job.get("execution_start_time") or job["create_time"]
         state = "running" if job["status"] == "in_progress" else "waiting"
         table.add_row(
-            str(order.get(job["id"], "")), job["id"], state, f"{job.get('priority', 0):g}", f"{max(0.0, time.time() - since / 1000):.0f} s"
+            str(order.get(job["id"], "")),
+            job["id"],
+            state,
+            f"{job.get('priority', 0):g}",
+            f"{max(0.0, time.time() - since / 1000):.0f} s ago",
         )
     console.print(table)
 

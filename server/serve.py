@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import errno
-import logging
+import signal
 import socket
 import sys
+from types import FrameType
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -19,7 +20,6 @@ __all__ = ["configuration", "listen", "serve"]
 
 _BACKLOG = 2048
 _LEAVING = 3  # seconds that open connections get when the server stops
-_log = logging.getLogger(__name__)
 
 
 def serve(settings: ServerSettings) -> None:
@@ -82,7 +82,7 @@ def address(settings: ServerSettings, place: socket.socket) -> str:
 
 
 class Announced(uvicorn.Server):
-    """A server that says where it is, once it answers."""
+    """A server that says where it is, once it answers, and ends well when it is asked to end."""
 
     def __init__(self, config: uvicorn.Config, address: str) -> None:
         super().__init__(config)
@@ -93,3 +93,9 @@ class Announced(uvicorn.Server):
         if self.started:
             sys.stderr.write(f"latentgraph is at {self.address}  (Ctrl-C stops it)\n")
             sys.stderr.flush()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal stops the server in good order, a second Ctrl-C at once; unlike uvicorn's, neither is raised again."""
+        if self.should_exit and sig == signal.SIGINT:
+            self.force_exit = True
+        self.should_exit = True

@@ -102,8 +102,8 @@ def ipndm(order: int = 4) -> Stepper:
 def unequal_steps(past: Sequence[float], sigma_next: float) -> list[float]:
     """The coefficients of `ipndm_v` for 1 to 4 levels: Euler, corrected by weighted differences of the slopes.
 
-    They are those of the authors' program, so that a seed gives the picture that is known. Beyond two levels they are
-    Adams-Bashforth exactly where steps are equal, and near it where the lengths of steps change slowly.
+    They are those of the authors' program, so that a seed gives the picture that is known: for two levels those of
+    Adams-Bashforth, for three levels too where steps are equal, for four levels close to them.
     """
     levels = [sigma_next, *past]
     h = [newer - older for newer, older in itertools.pairwise(levels)]  # this step, the one before, ...

@@ -56,8 +56,11 @@ def definition(spec: NodeSpec, choices: Choices) -> dict[str, Any]:
 
 
 def definitions(specs: Mapping[str, NodeSpec], folders: Folders) -> dict[str, dict[str, Any]]:
-    """All node types as the editor reads them, by type; file inputs list what is in the folders now."""
-    return {type: definition(spec, folders.choices) for type, spec in specs.items()}
+    """All node types as the editor reads them, by type, in the order of their categories; file inputs list what is in the
+    folders now.
+    """
+    ordered = sorted(specs.items(), key=lambda item: item[1].category.casefold())
+    return {type: definition(spec, folders.choices) for type, spec in ordered}
 
 
 class Definitions:

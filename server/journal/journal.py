@@ -14,18 +14,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from graph_engine import GraphError
+from server.journal.archive import Archive
 from server.journal.checkpoint import Checkpointer
 from server.journal.events import EventLog, Row
 from server.journal.recovery import Verdict, last_words
-from server.journal.rows import COLUMNS, plain, run_of, waiting_run, written
+from server.journal.rows import COLUMNS, plain, waiting_run, written
 from server.journal.schema import connect, lock
 from server.runs import FINISHED, NewRun, Run, Status, workflow_id
 
 __all__ = ["Duplicate", "Journal"]
 
 _HISTORY = 10_000  # finished runs
-_PRUNE = 100  # finished runs between two prunings
-_MARKS = 500  # ids in one statement
 
 
 class Duplicate(GraphError):
@@ -47,8 +46,7 @@ class Journal:
             self._unlock()
             raise
         self._checkpointer = None if path is None else Checkpointer(path)
-        self._history, self._depth, self._since_pruning = history, 0, _PRUNE
-        self._log = EventLog(self._database)
+        self._log, self._archive, self._depth = EventLog(self._database), Archive(self._database, history), 0
         self._last, self._place = self._database.execute("SELECT coalesce(max(arrival), 0), coalesce(max(place), 0) FROM runs").fetchone()
         self._arrivals: dict[str, int] = {}  # of runs that have not finished
         self._fresh: list[str] = []  # submitted in the transaction that is open
@@ -186,10 +184,7 @@ class Journal:
     def get(self, id: str) -> Run | None:
         """A run by id, in whatever state."""
         run = self._pending.get(id) or self._running.get(id)
-        if run is not None:
-            return run
-        row = self._database.execute(f"SELECT {COLUMNS} FROM runs WHERE id = ?", (plain(id),)).fetchone()
-        return None if row is None else run_of(row, self._database)
+        return self._archive.get(id) if run is None else run
 
     def pending(self) -> list[Run]:
         """The queue, what runs next first."""
@@ -206,12 +201,7 @@ class Journal:
 
     def history(self, max_items: int | None = None, offset: int | None = None) -> list[Run]:
         """Runs that ran and finished, in that order: the newest `max_items`, or those from position `offset` on."""
-        query, limit = f"SELECT {COLUMNS} FROM runs WHERE place IS NOT NULL AND started IS NOT NULL", -1 if max_items is None else max_items
-        if offset is None or offset < 0:
-            rows = self._database.execute(f"{query} ORDER BY place DESC LIMIT ?", (max(limit, -1),)).fetchall()[::-1]
-        else:
-            rows = self._database.execute(f"{query} ORDER BY place LIMIT ? OFFSET ?", (max(limit, -1), min(offset, 1 << 62))).fetchall()
-        return [run_of(row, self._database) for row in rows]
+        return self._archive.history(max_items, offset)
 
     def jobs(
         self,
@@ -224,28 +214,12 @@ class Journal:
         workflow_id: str | None = None,
     ) -> tuple[list[Run], int]:
         """One page of the runs in these states, and how many there are altogether."""
-        where, values = f"status IN ({', '.join('?' * len(statuses))})", [str(status) for status in statuses]
-        if workflow_id is not None:
-            where, values = f"{where} AND workflow = ?", [*values, plain(workflow_id)]
-        (total,) = self._database.execute(f"SELECT count(*) FROM runs WHERE {where}", values).fetchone()
-        direction = "DESC" if descending else "ASC"
-        order = f"arrival {direction}"
-        if sort_by == "execution_duration":
-            order = f"coalesce(finished - started, 0) {direction}, {order}"
-        page = [*values, min(limit, 1 << 62), min(offset, 1 << 62)]
-        rows = self._database.execute(f"SELECT {COLUMNS} FROM runs WHERE {where} ORDER BY {order} LIMIT ? OFFSET ?", page).fetchall()
-        return [run_of(row, self._database) for row in rows], total
+        return self._archive.jobs(statuses, limit=limit, offset=offset, sort_by=sort_by, descending=descending, workflow_id=workflow_id)
 
     def forget(self, ids: Collection[str] | None) -> None:
         """Delete finished runs, None for all."""
         with self.batch():
-            if ids is None:
-                self._delete("place IS NOT NULL", [])
-                return
-            known = [plain(id) for id in ids]
-            for begin in range(0, len(known), _MARKS):
-                some = known[begin : begin + _MARKS]
-                self._delete(f"place IS NOT NULL AND id IN ({', '.join('?' * len(some))})", some)
+            self._archive.forget(ids)
 
     # what clients were told
 
@@ -295,16 +269,7 @@ class Journal:
         self._database.execute(
             "UPDATE runs SET status = ?, finished = ?, place = ? WHERE arrival = ?", (status, run.finished, self._place, arrival)
         )
-        self._since_pruning += 1
-        if self._since_pruning >= _PRUNE:
-            self._since_pruning = 0
-            oldest = f"SELECT arrival FROM runs WHERE place IS NOT NULL ORDER BY place DESC LIMIT -1 OFFSET {self._history}"
-            self._delete(f"arrival IN ({oldest})", [])
-
-    def _delete(self, where: str, values: list[str]) -> None:
-        for table in ("bodies", "results"):
-            self._database.execute(f"DELETE FROM {table} WHERE arrival IN (SELECT arrival FROM runs WHERE {where})", values)
-        self._database.execute(f"DELETE FROM runs WHERE {where}", values)
+        self._archive.added()
 
     def _unlock(self) -> None:
         if self.lock is not None:

@@ -43,8 +43,9 @@ async def view(request: Request) -> Response:
     name, kind = query.get("filename", ""), query.get("type") or "output"
     if marked := re.fullmatch(r"(.*\S) \[(input|output|temp)\]", name, re.DOTALL):
         name, kind = marked[1], marked[2]
-    path = await run_in_threadpool(find, server.folders, kind, query.get("subfolder", ""), name)
-    path = path or shipped_file(server.specs, kind, name)  # a picture that nobody need upload
+    below = query.get("subfolder", "")
+    path = None if below else shipped_file(server.specs, kind, name)  # it goes first, as it does in a run
+    path = path or await run_in_threadpool(find, server.folders, kind, below, name)
     if path is None:
         raise Refused(404, f"there is no {name!r} in {kind}")
     channel, encoding = query.get("channel") or "rgba", query.get("preview")

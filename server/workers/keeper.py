@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 _PATIENCE = 3.0  # seconds from hanging up to a kill
 _HEALTHY = 20.0  # seconds alive after which the next start does not wait
 _PAUSES = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)  # seconds before a start, by deaths in a row
-_TAIL = 40  # lines of its last output
+_TAIL = 200  # lines of its last output
 
 
 class Keeper:

@@ -114,6 +114,7 @@ class Watch:
     origin: str
     problems: list[str] = field(default_factory=list)
     expected: list[str] = field(default_factory=list)
+    answered: set[Any] = field(default_factory=set)
 
     def add(self, problem: str) -> None:
         self.problems.append(problem)
@@ -125,9 +126,18 @@ class Watch:
         """Listen to a page: errors in its console, exceptions, failed requests, requests to anywhere else."""
         page.on("console", lambda message: self.add(f"console: {message.text}") if message.type == "error" else None)
         page.on("pageerror", lambda error: self.add(f"exception: {error}"))
-        page.on("requestfailed", lambda request: self.add(f"failed: {request.method} {request.url} {request.failure}"))
-        page.on("response", lambda answer: self.add(f"status {answer.status}: {answer.url}") if answer.status >= 400 else None)
+        page.on("requestfailed", self._failed)
+        page.on("response", self._answered)
         page.on("request", lambda request: self.add(f"outside: {request.url}") if not self._ours(request.url) else None)
+
+    def _answered(self, answer: Any) -> None:
+        self.answered.add(answer.request)
+        if answer.status >= 400:
+            self.add(f"status {answer.status}: {answer.url}")
+
+    def _failed(self, request: Any) -> None:
+        if request not in self.answered:  # else it was an empty body that the page did not read
+            self.add(f"failed: {request.method} {request.url} {request.failure}")
 
     def _ours(self, url: str) -> bool:
         return url.startswith((self.origin, self.origin.replace("http", "ws", 1), "data:", "blob:"))

@@ -220,7 +220,7 @@ def test_a_template_runs_and_an_edit_runs_only_what_it_changed(short: tuple[Any,
 
 def test_a_wrong_value_marks_its_node_until_it_is_mended(short: tuple[Any, Any, str], picture: Keep) -> None:
     page, watch, sampler = short
-    watch.expected += ["status 400: .*/api/prompt", r"console: Failed to load resource.* 400"]
+    watch.expected += ["status 400: .*/api/prompt", r"console: Failed to load resource.* 400", "console: PromptExecutionError"]
     put(page, sampler, "steps", 0)
     put(page, sampler, "sampler_name", "no_such_sampler")
     page.get_by_test_id("queue-button").click()
@@ -235,7 +235,9 @@ def test_a_wrong_value_marks_its_node_until_it_is_mended(short: tuple[Any, Any, 
         sampler,
     )
     assert set(wrong) == {"steps", "sampler_name"}
-    assert page.get_by_text("error", exact=False).count() > 0
+    page.get_by_text("View details").click()
+    page.get_by_test_id("properties-panel").get_by_text("sampler_name").first.wait_for()
+    picture(page, "wrong-value-details")
     put(page, sampler, "steps", 3)
     put(page, sampler, "sampler_name", "euler")
     assert of_type(run(page), "execution_success")

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from diffusion.guidance import CFG
+from diffusion.guidance import CFG, Conditional
 from diffusion.noise import prepare_noise
 from diffusion.sample import fit_mask, sample
 from diffusion.samplers import SAMPLERS, integrate, make_stepper
@@ -93,7 +93,9 @@ def test_a_row_of_a_batch_is_found_again_by_its_index(guider, device, sigmas):
 @pytest.mark.parametrize("name", [name for name in SAMPLERS if not name.endswith("_gpu")])
 def test_every_sampler_runs_and_reports_its_steps(guider, device, sigmas, name):
     steps = []
-    out, _ = sample(guider, Noise(1), Sampler.of(name), sigmas, EMPTY, device, on_step=lambda i, n, x0: steps.append((i, n, x0.shape)))
+    options = {"rtol": 2.0} if name == "dpm_adaptive" else {}  # a network of random weights is not smooth
+    sampler = Sampler.of(name, **options)
+    out, _ = sample(guider, Noise(1), sampler, sigmas, EMPTY, device, on_step=lambda i, n, x0: steps.append((i, n, x0.shape)))
     assert torch.isfinite(out.x).all()
     assert [i for i, _, _ in steps] == [1, 2, 3, 4]
     assert {(n, shape) for _, n, shape in steps} == {(4, (1, 4, 8, 8))}
@@ -215,3 +217,34 @@ def test_inputs_stay_as_they_are(model, device, red, blue, sigmas):
     versions = [t._version for t in tensors]
     sample(Guider(model, CFG(red, blue, 2.0)), Noise(1), Sampler.of("dpmpp_2m"), sigmas, latent, device)
     assert [t._version for t in tensors] == versions
+
+
+# -- samplers that want the negative branch --
+
+
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_cfg_pp_moves_along_the_negative_branch_whatever_the_scale(guider, device, red, blue, scale):
+    """One step of CFG++ to a level above 0: D + sigma_next (X - U) / sigma. At scale 1 the guidance alone would leave U out."""
+    guider = Guider(guider.model, CFG(red, blue, scale))
+    out, denoised = sample(guider, Noise(3), Sampler.of("euler_cfg_pp"), Sigmas(torch.tensor([2.0, 0.5])), some_latent(), device)
+    start = some_latent().x * SCALE + 2 * prepare_noise((1, 4, 8, 8), 3)
+    with open_session(guider.model, guider.guidance, device) as net:
+        d, u = net.denoise(start, 2.0), net.predict("negative", start, 2.0)
+    assert torch.allclose(denoised.x * SCALE, d, atol=1e-4)
+    assert torch.allclose(out.x * SCALE, d + 0.5 * (start - u) / 2.0, atol=1e-4)
+    assert not torch.allclose(d, u, atol=1e-4)
+
+
+def test_cfg_pp_says_what_guider_it_wants(guider, device, red, sigmas):
+    alone = Guider(guider.model, Conditional(red))
+    with pytest.raises(ValueError, match="guider: this sampler wants a negative conditioning"):
+        sample(alone, Noise(3), Sampler.of("euler_cfg_pp"), sigmas, EMPTY, device)
+
+
+def test_outside_of_the_mask_cfg_pp_ends_on_the_latent(guider, device, sigmas):
+    latent = some_latent()
+    mask = torch.zeros(1, 1, 8, 8)
+    mask[..., :4] = 1
+    out, _ = sample(guider, Noise(3), Sampler.of("euler_cfg_pp"), sigmas, replace(latent, noise_mask=mask), device)
+    assert torch.allclose(out.x[..., 4:], latent.x[..., 4:], atol=1e-4)
+    assert not torch.allclose(out.x[..., :4], latent.x[..., :4], atol=0.1)

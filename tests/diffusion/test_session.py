@@ -545,3 +545,18 @@ def test_bad_states_and_branches_are_refused(model, device, red):
             net.denoise(torch.zeros(4, 8, 8), 1.0)
         with pytest.raises(KeyError, match="negative"):
             net.predict("negative", torch.zeros(1, 4, 8, 8), 1.0)
+
+
+def test_all_branches_are_evaluated_on_request_also_those_that_guidance_can_do_without(model, device, red, blue, x):
+    class Halve(StepPatch):
+        def denoise(self, x, step, next):
+            return next(x, step) / 2
+
+    with open_session(model, CFG(red, blue, 1.0), device) as net:
+        plain = net.denoise(x, 2.0)
+        branches = {name: net.predict(name, x, 2.0) for name in ("positive", "negative")}
+    with open_session(model.patched(Halve()), CFG(red, blue, 1.0), device) as net:
+        guided, seen = net.denoise_all(x, 2.0)
+    assert torch.allclose(guided, plain / 2, atol=1e-5)  # step patches have their say in the guided estimate only
+    assert list(seen) == ["positive", "negative"]
+    assert all(torch.allclose(seen[name], branches[name], atol=1e-5) for name in branches)

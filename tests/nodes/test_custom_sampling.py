@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from diffusion.guidance import CFG, Conditional, DualCFG
-from diffusion.samplers import SAMPLERS
+from diffusion.samplers import SAMPLERS, make_stepper
 from diffusion.values import Latent, Noise, Sampler
 from nodes import samplers
 from nodes.custom_sampling import DisableNoise, RandomNoise, SamplerCustom, SamplerCustomAdvanced
@@ -64,10 +64,27 @@ def test_guiders_say_what_they_are_made_of(ctx, model, red, blue):
     assert (dual.first, dual.second, dual.first_scale, dual.second_scale, dual.nested) == (red, blue, 2.0, 3.0, True)
 
 
-def test_every_sampler_node_names_a_sampler_and_options_that_there_are(ctx):
+def test_every_sampler_node_names_a_sampler_and_options_that_there_are(ctx, model):
     classes = [value for value in vars(samplers).values() if isinstance(value, type) and value.__module__ == "nodes.samplers"]
-    assert len(classes) >= 7
+    assert len(classes) == 12
+    required = {KSamplerSelect: {"sampler_name": "euler"}, samplers.SamplerSASolver: {"model": model}}
     for cls in classes:
-        required = {"sampler_name": "euler"} if cls is KSamplerSelect else {}
-        sampler = cls(**required).run(ctx)
+        sampler = cls(**required.get(cls, {})).run(ctx)
         assert {name for name, _ in sampler.options} <= set(SAMPLERS[sampler.name].options)
+        make_stepper(sampler.name, **dict(sampler.options))
+
+
+def test_sampler_nodes_at_their_defaults_are_the_samplers_of_their_names(ctx, model):
+    """Also SA-Solver, whose range of noise is given in levels of the model by the node, and in percent by the sampler."""
+    for node, name in (
+        (samplers.SamplerEulerAncestralCFGPP(), "euler_ancestral_cfg_pp"),
+        (samplers.SamplerDPMAdaptative(), "dpm_adaptive"),
+        (samplers.SamplerER_SDE(), "er_sde"),
+        (samplers.SamplerSEEDS2(), "seeds_2"),
+        (samplers.SamplerSASolver(model=model), "sa_solver"),
+    ):
+        sampler = node.run(ctx)
+        assert sampler.name == name
+        options, table = dict(sampler.options), model.process.table()
+        levels = {"sde_start": table.percent_to_sigma(0.2), "sde_end": table.percent_to_sigma(0.8)} if name == "sa_solver" else {}
+        assert options == SAMPLERS[name].options | levels

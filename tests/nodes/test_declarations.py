@@ -139,6 +139,9 @@ def test_every_node_says_what_it_does_and_every_number_its_bounds(type):
     spec = SPECS[type]
     assert spec.description
     assert spec.category
+    assert not spec.category.startswith("_")
+    assert spec.title != spec.type or len(spec.type) <= len("KSampler"), "a title is words"
+    assert all(entry.description for entry in spec.inputs), "an input without a tooltip"
     for entry in spec.inputs:
         if spec.module != "nodes.flow" and entry.types in (("INT",), ("FLOAT",)) and not entry.list:
             # without both the editor would assume 0 and 2048
@@ -146,6 +149,11 @@ def test_every_node_says_what_it_does_and_every_number_its_bounds(type):
             assert entry.maximum is not None, entry.name
             assert entry.step is not None, entry.name
             assert entry.description, entry.name
+
+
+def test_no_two_nodes_have_the_same_title():
+    titles = [spec.title for spec in SPECS.values()]
+    assert sorted(set(titles)) == sorted(titles)
 
 
 def test_nodes_import_no_other_nodes():

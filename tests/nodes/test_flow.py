@@ -14,7 +14,7 @@ from graph_engine.engine import Engine
 from graph_engine.errors import NodeError, WorkflowError
 from graph_engine.node import Node
 from graph_engine.registry import Registry
-from nodes.flow import ForEach, ForEachEnd, Range, Switch
+from nodes.flow import ForEach, ForEachEnd, Lines, Range, Switch
 
 ran: list[str] = []
 
@@ -49,12 +49,24 @@ class Break(Node, category="test"):
 @pytest.fixture
 def engine() -> Iterator[Engine]:
     ran.clear()
-    with Engine(Registry.of(Range, Switch, ForEach, ForEachEnd, Plus, Note, Break), device=HostDevice(), debug=True) as made:
+    with Engine(Registry.of(Lines, Range, Switch, ForEach, ForEachEnd, Plus, Note, Break), device=HostDevice(), debug=True) as made:
         yield made
 
 
 def graph(engine: Engine) -> Any:
     return Graph(engine.registry)
+
+
+def test_each_line_of_a_text_runs_what_follows_once(engine):
+    g = graph(engine)
+    lines = g.Lines(text="  a cat\n\n\ta dog \n")
+    loop = g.ForEach(items=lines)
+    end = g.ForEachEnd(loop=loop.loop, result=loop.item)
+    assert engine.run(g)[f"{end.results.node}.results"] == ["a cat", "a dog"]
+
+
+def test_a_counted_number_goes_wherever_a_number_does():
+    assert Range.spec.outputs[0].types == ("INT", "FLOAT")
 
 
 @pytest.mark.parametrize(("start", "stop", "step"), [(0, 4, 1), (5, 0, -2), (3, 3, 1), (0, -3, 1)])

@@ -59,6 +59,19 @@ def test_levels_that_cannot_be_are_refused(ctx):
         KarrasScheduler(rho=0).run(ctx)
 
 
+def test_align_your_steps_has_the_published_levels_and_goes_log_linearly_between_them(ctx):
+    ten = made.AlignYourStepsScheduler().run(ctx)
+    assert close(ten, "14.6146 6.4746 3.8637 2.6946 1.8842 1.3944 .9643 .6524 .3977 .1515 0")
+    twenty = made.AlignYourStepsScheduler(model_type="SDXL", steps=20).run(ctx).values
+    assert len(twenty) == 21
+    assert torch.allclose(twenty[::2][:-1], made.AlignYourStepsScheduler(model_type="SDXL").run(ctx).values[:-1])
+    assert torch.allclose(twenty[1:19:2] ** 2, twenty[0:18:2] * twenty[2:20:2], rtol=1e-5)
+    half = made.AlignYourStepsScheduler(denoise=0.5).run(ctx)
+    assert torch.equal(half.values, ten.values[-6:])
+    assert len(made.AlignYourStepsScheduler(denoise=0.0).run(ctx)) == 0
+    assert made.AlignYourStepsScheduler(model_type="SVD", steps=1).run(ctx).values.tolist() == [700, 0]
+
+
 LEVELS = Sigmas(torch.tensor([10.0, 8, 6, 4, 2, 0]))
 
 

@@ -35,19 +35,27 @@ def test_the_second_step_by_hand(mixture, start, run):
     assert not torch.allclose(got, kept * y + (1 - kept) * mixture(y, 5.0), atol=1e-2 * slope.abs().max().item())
 
 
-def test_later_stages_are_exact_for_polynomials_in_sigma(run):
-    """The ODE with D a parabola of sigma: three stages have its slope and curvature; the sums over 200 points are what is left."""
-
+def test_a_denoiser_linear_in_sigma_is_integrated_to_the_fineness_of_the_sums(run):
     def denoise(x, sigma):
-        return torch.full_like(x, 0.2 + 0.3 * sigma - 0.05 * sigma**2)
+        return torch.full_like(x, 0.2 + 0.3 * sigma)
 
-    sigmas, x = [4.0, 3.0, 2.2, 1.4], torch.zeros(1, dtype=torch.float64)
-    truth = run("lms", denoise, x, torch.linspace(2.2, 1.4, 2001, dtype=torch.float64))
-    before = [run("er_sde", denoise, x, sigmas[:3], solver_type="ODE", max_stage=stage) for stage in (1, 2, 3)]
-    after = [run("er_sde", denoise, x, sigmas, solver_type="ODE", max_stage=stage) for stage in (1, 2, 3)]
-    errors = [(b - a * 1.4 / 2.2 - truth).abs().item() for a, b in zip(before, after, strict=True)]  # the ODE is linear in X
-    assert errors[2] < 2e-4
-    assert errors[2] < errors[1] / 3 < errors[0] / 9
+    x = torch.zeros(1, dtype=torch.float64)
+    before, after = (run("er_sde", denoise, x, [4.0, 3.0, 2.2, 1.4][:n], solver_type="ODE") for n in (3, 4))
+    exact = before * 1.4 / 2.2 + 0.2 * (1 - 1.4 / 2.2) + 0.3 * 1.4 * math.log(2.2 / 1.4)
+    assert after.item() == pytest.approx(exact.item(), abs=3e-4)
+
+
+def test_the_third_stage_adds_the_second_difference(mixture, start, run):
+    """(dt^2 / 2 + phi(next) J) D'', where J is the integral of (t - sigma) / phi(t); phi is sigma in the ODE."""
+    x, levels = start(4.0), [4.0, 3.0, 2.2, 1.4]
+    states = [x, *(run("er_sde", mixture, x, levels[:n], solver_type="ODE") for n in (2, 3))]
+    d = [mixture(y, sigma) for y, sigma in zip(states, levels, strict=False)]
+    d_1, d_2 = (d[1] - d[0]) / (3.0 - 4.0), (d[2] - d[1]) / (2.2 - 3.0)
+    first = states[2] * 1.4 / 2.2 + d[2] * (1 - 1.4 / 2.2) + (-0.8 + 1.4 * math.log(2.2 / 1.4)) * d_2
+    second = (0.8**2 / 2 + 1.4 * (0.8 - 2.2 * math.log(2.2 / 1.4))) * 2 * (d_2 - d_1) / (2.2 - 4.0)
+    got = run("er_sde", mixture, x, levels, solver_type="ODE")
+    assert torch.allclose(got, first + second, atol=3e-3 * d_2.abs().max().item())
+    assert second.abs().max() > 9e-3 * d_2.abs().max()
 
 
 @pytest.mark.parametrize("type", ["ER-SDE", "Reverse-time SDE"])

@@ -15,7 +15,10 @@ def test_phi_are_the_weights_of_a_constant_and_a_line(k):
     assert phi_2(k) == pytest.approx(torch.trapezoid(weight * u, u).item(), abs=1e-9)
 
 
-@pytest.mark.parametrize(("name", "options"), [("exp_heun_2_x0", {}), ("seeds_2", {"solver_type": "phi_2", "r": 0.4, "eta": 0.0}), ("seeds_3", {"eta": 0.0})])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("exp_heun_2_x0", {}), ("seeds_2", {"solver_type": "phi_2", "r": 0.4, "eta": 0.0}), ("seeds_3", {"eta": 0.0})],
+)
 def test_a_denoiser_linear_in_lambda_is_integrated_exactly(run, name, options):
     """D = a + b lambda: x' = -(x - D) d lambda has the solution x = D - b + c e^-lambda."""
     a, b, sigma, sigma_next = 0.3, -0.8, 5.0, 0.4
