@@ -11,7 +11,7 @@ from typing import Any
 from graph_engine import Problem
 from server.journal import Journal
 from server.journal.recovery import Verdict
-from server.runs import NewRun, Run, Status
+from server.runs import NewRun, Run
 from server.workers.frames import command
 from server.workers.line import Line
 from server.workers.roles import Audience, Teller, WorkerOptions, WorkerState
@@ -24,8 +24,6 @@ _log = logging.getLogger(__name__)
 _CHECK = 1.0  # seconds that a submission waits for what the classes say
 _FRESH = 1.0  # seconds that a report of memory counts as new
 _UNWIND = 3.0  # seconds that cancelled runs are given to end when the server stops
-_ATTEMPTS = 3  # workers that may die at the moment when they are given a run
-_STATUS: dict[str, Status] = {"success": "success", "error": "error", "cancelled": "interrupted"}
 
 
 class Dispatcher:

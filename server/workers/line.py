@@ -31,7 +31,7 @@ _STATUS: dict[str, Status] = {"success": "success", "error": "error", "cancelled
 
 
 class Line:
-    """Starts what waits on workers that are idle, hears them, and ends what they end, by whatever cause; when `closed` it starts no more."""
+    """Starts what waits on workers that are idle, hears them, and ends what they end, however it comes; when `closed` it starts no more."""
 
     def __init__(
         self,
@@ -78,13 +78,16 @@ class Line:
             self._end(seat, flight, "interrupted")
 
     def cancel(self, seat: Seat) -> None:
+        """Ask the run that this worker has to stop."""
         assert seat.flight is not None
         seat.send_soon(command("cancel", run=seat.flight.run.id))  # never before the run itself
 
     def tell_queue(self) -> None:
+        """Say how many runs wait or run."""
         self._audience.queue_changed(sum(self._journal.counts()))
 
     async def flown(self, seconds: float) -> None:
+        """Wait until nothing runs, but no longer than this."""
         until = time.monotonic() + seconds
         while any(seat.flight is not None for seat in self.seats):
             if not await self.change(until - time.monotonic()):

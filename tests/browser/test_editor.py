@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import urllib.request
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from PIL import Image
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.xdist_group("browser")]
 
@@ -172,12 +174,13 @@ def test_a_first_visit_is_quiet_and_opens_the_templates(server: Any, opened: Ope
 def test_the_node_library_lists_our_categories(server: Any, editor: tuple[Any, Any], picture: Keep) -> None:
     page, _ = editor
     page.get_by_test_id("node-library-tab-button").click()
-    wanted = {node["category"].split("/")[0] for node in asked(f"{server.url}api/object_info").values() if not node.get("deprecated")}
+    known = asked(f"{server.url}api/object_info")
+    wanted = {node["category"].split("/")[0] for node in known.values() if not node.get("deprecated")}
     for category in wanted:
         page.get_by_role("treeitem").filter(has_text=category).first.wait_for()
     picture(page, "library")
-    page.get_by_placeholder("Search Nodes").fill("cross attention")
-    page.wait_for_timeout(500)
+    page.get_by_placeholder("Search Nodes").fill("ksampler")
+    page.get_by_role("treeitem").filter(has_text=known["KSampler"]["display_name"]).first.wait_for()
     picture(page, "library-search")
     assert wanted >= {"loaders", "sampling", "image", "mask"}
 
@@ -305,3 +308,34 @@ def test_a_workflow_is_saved_and_opened_again_elsewhere(short: tuple[Any, Any, s
     picture(other, "reopened")
     saved[sampler]["inputs"]["seed"] = 27182
     assert api_graph(other) == saved
+
+
+def test_the_panels_show_what_ran(short: tuple[Any, Any, str], picture: Keep) -> None:
+    page, _, sampler = short
+    put(page, sampler, "seed", 99)
+    assert of_type(run(page), "execution_success")
+    page.get_by_test_id("assets-tab-button").click()
+    page.get_by_text("text_to_image_").first.wait_for()
+    picture(page, "assets")
+    page.get_by_test_id("assets-tab-button").click()
+    page.get_by_test_id("queue-overlay-toggle").click()
+    page.get_by_text("text_to_image_").first.wait_for()
+    page.evaluate("window.app.extensionManager.command.execute('Workspace.ToggleBottomPanelTab.logs-terminal')")
+    page.get_by_test_id("terminal-root").get_by_text("is ready").first.wait_for()
+    page.evaluate("window.app.extensionManager.command.execute('Comfy.RefreshNodeDefinitions')")
+    page.evaluate("window.app.extensionManager.command.execute('Comfy.Memory.UnloadModelsAndExecutionCache')")
+    page.wait_for_timeout(1000)
+    picture(page, "jobs-and-console")
+
+
+def test_a_picture_dropped_on_the_page_is_uploaded_and_shown(server: Any, editor: tuple[Any, Any], picture: Keep) -> None:
+    page, _ = editor
+    drawn = io.BytesIO()
+    Image.new("RGB", (48, 32), (250, 120, 0)).save(drawn, "PNG")
+    page.evaluate(DROP, {"data": base64.b64encode(drawn.getvalue()).decode(), "name": "an orange.png"})
+    page.wait_for_function("() => window.app.graph.nodes.length === 1")
+    assert shown(page, by_type(page, "LoadImage")) == [[48, 32]]
+    (node,) = api_graph(page).values()
+    assert node["inputs"]["image"] == "an orange.png"
+    assert (server.home / "input" / "an orange.png").read_bytes() == drawn.getvalue()
+    picture(page, "uploaded")
