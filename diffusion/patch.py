@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from diffusion.schedule import Step
     from diffusion.session import Net
     from diffusion.values import Conditioning
-    from diffusion.weights import Delta
+    from diffusion.weights import Item
 
 __all__ = [
     "Attend",
@@ -76,12 +76,12 @@ class Patch:
 
 
 class WeightPatch(Patch):
-    """Adds deltas onto parameters: LoRA, DreamBooth, Custom Diffusion."""
+    """Changes parameters, mostly by deltas onto them: LoRA, DreamBooth, Custom Diffusion, merged models."""
 
     __slots__ = ()
 
-    def deltas(self) -> tuple[Delta, ...]:
-        """What to add to which parameters; deltas of several patches add up in any order."""
+    def deltas(self) -> tuple[Item, ...]:
+        """What to add to which parameters; deltas of several patches add up in any order, other changes come in the patches' order."""
         raise NotImplementedError
 
 

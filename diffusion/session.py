@@ -37,7 +37,7 @@ from diffusion.patch import (
 )
 from diffusion.schedule import Step
 from diffusion.values import Conditioning, Model
-from diffusion.weights import applied, deltas_of
+from diffusion.weights import opened
 
 
 @contextmanager
@@ -57,8 +57,7 @@ def open_session(
     """
     which = family(model.weights.family)
     with ExitStack() as stack:
-        unet = stack.enter_context(device.weights(model.weights))
-        stack.enter_context(applied(unet, deltas_of(model.patches)))
+        unet = stack.enter_context(opened(model.weights, model.patches, device.weights))
         net = Net(model, guidance, device, which, unet, stack, tuple(sigmas), samples)
         if shape is not None:
             entries = sum(len(conditioning) for conditioning in net.branches.values())

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from diffusion.memory import TorchDevice
 from diffusion.values import Clip, Cond, Conditioning, Tokens
-from diffusion.weights import applied, deltas_of
+from diffusion.weights import opened
 
 KEEP_TOGETHER = 8  # a group of fewer tokens is not split over a chunk border
 _ESCAPED = (("\\(", "\x00"), ("\\)", "\x01"))  # NUL and SOH stand for literal brackets while weights are parsed
@@ -186,7 +186,7 @@ def token_indices(tokens: Tokens, phrase: str, occurrence: int = 0) -> tuple[int
 @contextmanager
 def open_text(clip: Clip, device: TorchDevice) -> Iterator[TextEncoder]:
     """The text encoder on the device with the deltas of its patches applied; undone on exit."""
-    with device.weights(clip.weights) as encoder, applied(encoder, deltas_of(clip.patches)):
+    with opened(clip.weights, clip.patches, device.weights) as encoder:
         yield encoder  # type: ignore[misc]  # a family's text part offers TextEncoder
 
 

@@ -50,6 +50,8 @@ class Ledger:
         self.used = {"device": 0, "host": 0}
         self._entries: dict[bytes, Entry] = {}
         self._shares: dict[tuple[str, int], int] = {}  # how many entries hold a storage
+        self._holders: dict[tuple[str, int], tuple[bytes, str]] = {}  # the first value that held a storage: its key and title
+        self._titles: dict[str, dict[str, int]] = {"device": {}, "host": {}}  # bytes by title
         self._heaps: dict[str, list[tuple[float, int, bytes]]] = {"device": [], "host": []}
         self._ticks = itertools.count()
 
@@ -97,14 +99,18 @@ class Ledger:
         return [each for each in self if not entry.storages.keys().isdisjoint(each.storages)]
 
     def rows(self, place: str, pinned: Collection[bytes], most: int = 20) -> list[tuple[str, int]]:
-        """Who holds how many bytes of a place, the largest by name; shared memory is told of its first holder."""
-        seen: set[tuple[str, int]] = set()
-        rows: dict[str, int] = {}
-        for entry in self:
-            here = [at for at in entry.storages if at[0] == place and at not in seen]
-            seen.update(here)
-            name = f"result of {entry.title or 'an earlier run'}{' (needed)' if entry.key in pinned else ''}"
-            rows[name] = rows.get(name, 0) + sum(entry.storages[at] for at in here)
+        """Who holds how many bytes of a place, the largest by name; shared memory is told of its first holder.
+
+        Takes time for titles and pinned values only, however many values there are.
+        """
+        rows = {f"result of {title}": size for title, size in self._titles[place].items()}
+        for entry in map(self._entries.get, pinned):
+            if entry is None:
+                continue
+            name = f"result of {_title(entry)}"
+            size = sum(size for at, size in entry.storages.items() if at[0] == place and self._holders[at] == (entry.key, _title(entry)))
+            rows[name] = rows.get(name, 0) - size
+            rows[f"{name} (needed)"] = rows.get(f"{name} (needed)", 0) + size
         ranked = sorted(((name, size) for name, size in rows.items() if size), key=lambda row: -row[1])
         rest = sum(size for _, size in ranked[most:])
         return [*ranked[:most], *([(f"{len(ranked) - most} other results", rest)] if rest else [])]
@@ -120,3 +126,16 @@ class Ledger:
                 del self._shares[at]
             if shares == (1 if sign > 0 else 0):
                 self.used[at[0]] += sign * size
+                self._attribute(at, entry, sign * size)
+
+    def _attribute(self, at: tuple[str, int], entry: Entry, size: int) -> None:
+        """Put a storage down to the value that was the first to hold it, or take it off its list."""
+        _, title = self._holders.setdefault(at, (entry.key, _title(entry))) if size > 0 else self._holders.pop(at, (b"", _title(entry)))
+        titles = self._titles[at[0]]
+        titles[title] = titles.get(title, 0) + size
+        if not titles[title]:
+            del titles[title]
+
+
+def _title(entry: Entry) -> str:
+    return entry.title or "an earlier run"

@@ -15,6 +15,7 @@ from server.app import create_app
 from server.logs import set_up
 from server.security import check_listen
 from server.settings import ServerSettings
+from server.wire import GatheringProtocol
 
 __all__ = ["configuration", "listen", "serve"]
 
@@ -42,7 +43,8 @@ def configuration(app: ASGIApp, settings: ServerSettings) -> uvicorn.Config:
     """How uvicorn serves the application."""
     return uvicorn.Config(
         app,
-        ws="websockets-sansio",
+        loop="asyncio",  # where uvloop is installed as well, since only this one is tested
+        ws=GatheringProtocol,
         ws_max_size=settings.message_limit,
         ws_per_message_deflate=False,  # frames are small and many; compressing them costs more than it saves
         ws_ping_interval=30.0,

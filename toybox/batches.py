@@ -66,7 +66,7 @@ def batch(data: dict[str, Tensor], tokenizer: CLIPTokenizer, step: int, size: in
         visible=visible,
         speaks=speaks,
         centres=_centres(masks, said),
-        t=(1000 * strata**0.8).long().clamp(max=999),  # leans to noise, where the layout is decided
+        t=(1000 * strata**0.7).long().clamp(max=999),  # leans to noise, where the layout is decided
         noise=torch.randn(len(rows), 4, 16, 16, generator=lot),
     )
 

@@ -117,7 +117,7 @@ def _loose(scene: Scene, lot: random.Random, form: str | None) -> Iterator[Part]
 
     order = [0] if len(scene.objects) == 1 else lot.sample([0, 1], 2)
     if not form:
-        form = lot.choices(("placed", "related", "listed"), (0.55, 0.3, 0.15))[0]
+        form = lot.choices(("placed", "related", "listed"), (0.4, 0.5, 0.1))[0]
     if scene.relation is None and form == "related":
         form = "placed"
     if len(order) == 1:

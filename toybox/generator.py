@@ -89,7 +89,8 @@ class Generator(nn.Module):
         with recorded(self.unet) as maps:
             eps = self.unet(x_t, b.t, words, encoder_attention_mask=b.visible).sample
         snr = (a / (1 - a)).flatten()
-        weight = snr.clamp(max=5) / snr  # min-SNR (Hang et al. 2023), for noise prediction
+        # min-SNR (Hang et al. 2023), for noise prediction; and more where all but the layout is lost in noise
+        weight = snr.clamp(max=5) / snr * (0.25 / snr).clamp(1, 16).sqrt()
         losses = {
             "noise": (weight * (eps.float() - b.noise).square().mean((1, 2, 3))).mean(),
             "attention": sum(attention_loss(m.float(), b) for m in maps) / len(maps),
@@ -100,7 +101,7 @@ class Generator(nn.Module):
         return losses
 
 
-WEIGHTS = {"noise": 1.0, "attention": 0.10, "layout": 0.02}
+WEIGHTS = {"noise": 1.0, "attention": 0.06, "layout": 0.02}
 
 
 def attention_loss(probabilities: Tensor, b: Batch) -> Tensor:
