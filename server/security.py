@@ -66,7 +66,7 @@ class Guard:
         elif scope["type"] == "http":
             await refusal(scope, receive, send)
         else:
-            await _deny(refusal, scope, receive, send)
+            await _deny(receive, send)
 
     async def _refusal(self, scope: Scope, receive: Receive) -> Response | None:
         headers = Headers(scope=scope)
@@ -154,12 +154,10 @@ def _limited(receive: Receive, limit: int) -> Receive:
     return receiving
 
 
-async def _deny(refusal: Response, scope: Scope, receive: Receive, send: Send) -> None:
+async def _deny(receive: Receive, send: Send) -> None:
+    """Refuse a WebSocket: 403. An answer with a body would be an error in uvicorn's log, which any page could then fill."""
     await receive()  # the request to connect
-    if "websocket.http.response" in scope.get("extensions", {}):
-        await refusal(scope, receive, send)
-    else:
-        await send({"type": "websocket.close", "code": 1008, "reason": "refused"})
+    await send({"type": "websocket.close", "code": 1008, "reason": "refused"})
 
 
 def _later(wait: int) -> Response:
