@@ -8,6 +8,7 @@ of StringConcatenate, so that every node makes something new.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import http.client
 import itertools
 import json
@@ -21,10 +22,12 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from websockets.asyncio.client import ClientConnection
+from websockets.asyncio.client import connect as open_socket
 from websockets.sync.client import connect
 
 Workflow = dict[str, Any]
@@ -99,33 +102,31 @@ def server(home: Path) -> Iterator[tuple[int, int]]:
     """A server of its own: its port and process; prints how long it took to come up."""
     began = clock()
     command = [sys.executable, "-c", "from server.cli import main; main()", "serve", "--port", "0", "--log-level", "warning"]
-    process = subprocess.Popen([*command, "--home", str(home)], stderr=subprocess.PIPE, text=True)
-    try:
-        assert process.stderr is not None
-        line = next((line for line in process.stderr if line.startswith("latentgraph is at ")), "")
-        found = re.search(r":(\d+)/", line)
-        if found is None:
-            raise RuntimeError(f"the server did not start (exit code {process.wait()})")
-        port = int(found[1])
-        threading.Thread(target=process.stderr.read, daemon=True).start()
-        ask(port, "/system_stats")
-        tell("boot to the first answer", f"{clock() - began:.2f} s", COMFYUI["boot"])
-        while json.loads(ask(port, "/health"))["workers"] != ["idle"]:
-            time.sleep(0.02)
-        tell("boot to the first worker", f"{clock() - began:.2f} s")
-        yield port, process.pid
-    finally:
-        process.terminate()
-        process.wait()
+    said = home / "said"
+    with said.open("w") as out, subprocess.Popen([*command, "--home", str(home)], stderr=out) as process:
+        try:
+            while (found := re.search(r"latentgraph is at \S+:(\d+)/", said.read_text())) is None:
+                if process.poll() is not None:
+                    raise RuntimeError(f"the server did not start:\n{said.read_text()}")
+                time.sleep(0.01)
+            port = int(found[1])
+            ask(port, "/system_stats")
+            tell("boot to the first answer", f"{clock() - began:.2f} s", COMFYUI["boot"])
+            while json.loads(ask(port, "/health"))["workers"] != ["idle"]:
+                time.sleep(0.02)
+            tell("boot to the first worker", f"{clock() - began:.2f} s")
+            yield port, process.pid
+        finally:
+            process.terminate()
 
 
 def ask(port: int, path: str) -> bytes:
-    with suppress(ConnectionError):
-        connection = http.client.HTTPConnection("127.0.0.1", port)
-        connection.request("GET", path)
-        return connection.getresponse().read()
-    time.sleep(0.02)
-    return ask(port, path)
+    """The answer to a GET."""
+    connection = http.client.HTTPConnection("127.0.0.1", port)
+    connection.request("GET", path)
+    answer = connection.getresponse().read()
+    connection.close()
+    return answer
 
 
 def throughput(port: int, clients: int, runs: int) -> float:
@@ -150,25 +151,35 @@ def throughput(port: int, clients: int, runs: int) -> float:
 
 @contextmanager
 def crowd(port: int, count: int) -> Iterator[None]:
-    """So many further clients, of whom every second never reads; the others read everything."""
-    stop = threading.Event()
-    every = ExitStack()
-    sockets = [every.enter_context(connect(f"ws://127.0.0.1:{port}/ws?clientId=crowd{i}", compression=None)) for i in range(count)]
-
-    def read(each: Any) -> None:
-        with suppress(Exception):
-            while not stop.is_set():
-                each.recv()
-
-    for each in sockets[::2]:
-        threading.Thread(target=read, args=(each,), daemon=True).start()
-    try:
+    """So many further clients in a process of their own."""
+    command = [sys.executable, __file__, "--crowd", str(count), "--join", str(port)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        if process.stdout.readline() != b"joined\n":
+            raise RuntimeError("the crowd did not get in")
         yield
-    finally:
-        stop.set()
-        for each in sockets:
-            each.socket.close()  # not in good order, for which one would have to read
-        every.close()
+        process.stdin.close()
+
+
+async def join(port: int, count: int) -> None:
+    """Be the crowd until standard input ends: every second client never reads, the others read everything."""
+    async with AsyncExitStack() as every:
+        readers = []
+        for i in range(count):
+            connection = open_socket(f"ws://127.0.0.1:{port}/ws?clientId=crowd{i}", compression=None, max_queue=1, close_timeout=0)
+            each = await every.enter_async_context(connection)
+            if i % 2 == 0:
+                readers.append(asyncio.create_task(drain(each)))
+        print("joined", flush=True)
+        await asyncio.to_thread(sys.stdin.read)
+        for reader in readers:
+            reader.cancel()
+
+
+async def drain(each: ClientConnection) -> None:
+    async for _ in each:
+        pass
 
 
 def resident(pid: int) -> float:
@@ -192,7 +203,11 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5, help="of each kind")
     parser.add_argument("--small", type=int, default=400, help="small runs for the throughput")
     parser.add_argument("--crowd", type=int, default=200, help="further clients")
+    parser.add_argument("--join", type=int, help=argparse.SUPPRESS)  # the port that this process is to crowd
     given = parser.parse_args()
+    if given.join is not None:
+        asyncio.run(join(given.join, given.crowd))
+        return
     tell("", "latentgraph", "ComfyUI 0.8")
     with tempfile.TemporaryDirectory(prefix="latentgraph-") as folder, server(Path(folder)) as (port, pid):
         tell("memory of the server", f"{resident(pid):.0f} MB", COMFYUI["memory"])

@@ -140,6 +140,9 @@ def _counterpart(part: Part, box: Box, others: Sequence[Part]) -> Part | None:
         tokens=theirs.tokens,
         per_step=theirs.per_step,
         concat=theirs.concat,
+        concat_latent=theirs.concat_latent,
+        concat_mask=theirs.concat_mask,
+        size=theirs.size,
         patches=theirs.patches,
     )
     return replace(part, entry=told)
@@ -171,8 +174,6 @@ def _fits(part: Part, members: Sequence[Part], mix_lengths: bool) -> bool:
     if (a.box and a.box[:2]) != (b.box and b.box[:2]) or a.entry.embeds.shape[2] != b.entry.embeds.shape[2]:
         return False
     if len(a.entry.patches) != len(b.entry.patches) or any(p is not q for p, q in zip(a.entry.patches, b.entry.patches, strict=True)):
-        return False
-    if (a.entry.concat is None) != (b.entry.concat is None):
         return False
     lengths = [p.entry.embeds.shape[1] for p in (part, *members)]
     return len(set(lengths)) == 1 or (mix_lengths and math.lcm(*lengths) // min(lengths) <= 4)

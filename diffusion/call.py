@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -168,6 +168,7 @@ class NetCall:
     step: Moment
     boxes: tuple[tuple[int, int, int, int] | None, ...]  # per entry: height, width, y, x of its crop in cells; None for all of the …
     full: tuple[int, int]  # … latent, which has this height and width
+    added: Mapping[str, Tensor] = field(default_factory=dict)  # what the network is told beside the text: SDXL's text_embeds, time_ids
 
 
 @dataclass(frozen=True, slots=True, eq=False)

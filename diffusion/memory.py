@@ -238,7 +238,7 @@ def open_device(name: str = "auto", budget: int | None = None) -> TorchDevice:
 
 
 def _dtype(ref: WeightsRef, device: torch.device) -> torch.dtype:
-    if ref.dtype is not None:
+    if ref.dtype is not None and not ref.dtype.startswith("float8"):  # float8 is how weights are rounded, not computed with
         dtype = getattr(torch, ref.dtype, None)
         if dtype not in (torch.float32, torch.float16, torch.bfloat16):
             raise ValueError(f"dtype: float32, float16 or bfloat16 is wanted, {ref.dtype!r} given")

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diffusion.batch import repeat_to
+from diffusion.channels import Origin
 from diffusion.family import LatentFormat, family
 from diffusion.memory import TorchDevice
 from diffusion.noise import MAX_SEED, noise_to_level, prepare_noise
@@ -70,11 +71,12 @@ def sample(
     seed = (noise.seed or 0) if seed is None else seed
     start = latent.x.to(device.torch, torch.float32) * form.scale  # zeros stay zeros, as an empty latent must
     drawn = torch.zeros_like(start) if noise.seed is None else prepare_noise(start.shape, noise.seed, latent.batch_index).to(start)
-    if latent.noise_mask is not None:
+    mask = None if latent.noise_mask is None else fit_mask(latent.noise_mask, start)
+    if mask is not None:
         mask_noise = drawn
         if sampler.name in FRESH_MASK_NOISE:
             mask_noise = prepare_noise(start.shape, (seed + 1) % (MAX_SEED + 1)).to(start)
-        model = model.patched(KeepOutside(fit_mask(latent.noise_mask, start), start, mask_noise))
+        model = model.patched(KeepOutside(mask, start, mask_noise))
     x = noise_to_level(start, drawn, schedule.sigmas[0], schedule.table.sigma_max)
     last = x
 
@@ -85,7 +87,8 @@ def sample(
             on_step(i, n, x0)
 
     stepper = make_stepper(sampler.name, **dict(sampler.options))
-    with open_session(model, guider.guidance, device, sigmas=schedule.sigmas, samples=samples, shape=x.shape) as net:
+    origin = Origin(start, mask)
+    with open_session(model, guider.guidance, device, sigmas=schedule.sigmas, samples=samples, shape=x.shape, origin=origin) as net:
         x = integrate(stepper, net, x, schedule, noise_source(sampler.name, seed, x, schedule.sigmas), heard)
         if inspect is not None:
             inspect(net)

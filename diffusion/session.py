@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from diffusion import batch
 from diffusion.attention import Hub
+from diffusion.channels import Origin, further
+from diffusion.control.patch import spread
 from diffusion.family import Family, family
 from diffusion.features import tapped, total
 from diffusion.guidance import Guidance
@@ -36,7 +38,7 @@ from diffusion.patch import (
     StepPatch,
 )
 from diffusion.schedule import Step
-from diffusion.values import Conditioning, Model
+from diffusion.values import Conditioning, Model, WeightsRef
 from diffusion.weights import opened
 
 
@@ -49,16 +51,17 @@ def open_session(
     sigmas: Sequence[float] = (),
     samples: tuple[str, ...] = (),
     shape: Sequence[int] | None = None,
+    origin: Origin | None = None,
 ) -> Iterator[Net]:
     """Open a model for evaluation. One session at a time may have the same weights open.
 
     `sigmas`: the levels to be visited, for patches that plan ahead; `samples`: names of the batch's rows, for patches; `shape`:
-    [b, c, h, w] of what will be evaluated, to make room for it beforehand.
+    [b, c, h, w] of what will be evaluated, to make room for it beforehand; `origin`: what inpainting networks see when not told otherwise.
     """
     which = family(model.weights.family)
     with ExitStack() as stack:
         unet = stack.enter_context(opened(model.weights, model.patches, device.weights))
-        net = Net(model, guidance, device, which, unet, stack, tuple(sigmas), samples)
+        net = Net(model, guidance, device, which, unet, stack, tuple(sigmas), samples, origin)
         if shape is not None:
             entries = sum(len(conditioning) for conditioning in net.branches.values())
             device.reserve(which.working_bytes(unet, entries * shape[0], shape[2], shape[3]))
@@ -81,14 +84,17 @@ class Net:
         stack: ExitStack,
         sigmas: tuple[float, ...],
         samples: tuple[str, ...],
+        origin: Origin | None = None,
     ) -> None:
         self.model, self.guidance, self.samples = model, guidance, samples
         self.device, self.dtype = device.torch, next(unet.parameters()).dtype
         self.table, self.latent = model.process.table(), which.latent
         self.step: Step | None = None  # the step that `before` opened
         self.closed = False
-        self._family, self._unet, self._stack = which, unet, stack
+        self._family, self._unet, self._stack, self._origin = which, unet, stack, origin
+        self._further = which.inputs(unet) - which.latent.channels  # input channels beside the latent's
         self._sites, self._blocks = which.sites(unet), which.blocks(unet)
+        self._home, self._beside = device, dict[WeightsRef, nn.Module]()  # where side networks live, and those that are open
         self._tapped: set[str] = set()
         self._states: list[tuple[Patch, Any]] = []
         self._resolved: dict[tuple[tuple[str, ...], int, int], list[batch.Part]] = {}
@@ -152,6 +158,17 @@ class Net:
                 return state
         raise KeyError(f"{type(patch).__name__} is not at work in this session")
 
+    def weights(self, ref: WeightsRef) -> nn.Module:
+        """A side network on the session's device, for as long as the session is open; several patches may share it."""
+        if ref not in self._beside:
+            self._beside[ref] = self._stack.enter_context(self._home.weights(ref))
+        return self._beside[ref]
+
+    @property
+    def unet(self) -> nn.Module:
+        """The denoiser with weight patches applied, for side networks that are differences from it; not to be changed."""
+        return self._unet
+
     # -- inside --
 
     def _denoise(self, x: Tensor, sigma: float, names: Sequence[str]) -> tuple[Tensor, Mapping[str, Tensor]]:
@@ -195,7 +212,7 @@ class Net:
         return [patch for patch in self._patches if isinstance(patch, seam)]
 
     def _plan(self) -> tuple[Mapping[str, Conditioning], tuple[str, ...]]:
-        branches = self.guidance.branches()
+        branches = spread(self.guidance.branches())
         patches = self._of(GuidancePatch)
         for patch in patches:
             branches = patch.branches(branches)
@@ -238,18 +255,21 @@ class Net:
         b, process = x.shape[0], self.model.process
         crops = torch.cat([part.crop(x) for part in parts])
         scaled = process.scale_input(crops, moment.sigma)
-        if parts[0].entry.concat is not None:
-            further = [part.crop(batch.repeat_to(part.entry.concat, b).to(x)) for part in parts if part.entry.concat is not None]
-            scaled = torch.cat([scaled, torch.cat(further)], dim=1)
+        seen = [further(part.entry, x, self._further, self.latent.scale, self._origin) for part in parts]
+        if self._further:
+            scaled = torch.cat([scaled, torch.cat([part.crop(s) for part, s in zip(parts, seen, strict=True) if s is not None])], dim=1)
         scaled = scaled.to(self.dtype)
         context = batch.contexts(parts, b, moment.index, self.device).to(self.dtype)
         self._rows, self._moment = self._name_rows(parts, b), moment
         self._active = (*self._patches, *(self._begin(patch) for patch in parts[0].entry.patches))
         self._sizes = self._family.sizes(self._unet, *crops.shape[2:])
-        net_call = NetCall(scaled, context, self._rows, moment, tuple(part.box for part in parts), (x.shape[2], x.shape[3]))
+        size = (x.shape[2], x.shape[3])
+        told = self._family.added(self._unet, [(part.branch, part.entry) for part in parts], b, *size)
+        added = {name: tensor.to(self.device) for name, tensor in told.items()}
+        net_call = NetCall(scaled, context, self._rows, moment, tuple(part.box for part in parts), size, added)
         residuals = total(patch.residuals(net_call) for patch in self._active if isinstance(patch, FeaturePatch))
         t = torch.full((len(scaled),), moment.t, device=self.device)
-        raw = self._family.predict(self._unet, scaled, t, context, residuals).float()
+        raw = self._family.predict(self._unet, scaled, t, context, residuals, added).float()
         denoised = process.denoised(crops, moment.sigma, raw)
         return tuple(denoised[i * b : (i + 1) * b] for i in range(len(parts)))
 

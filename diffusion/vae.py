@@ -26,7 +26,7 @@ def encode(vae: VAE, image: Image, device: TorchDevice) -> Latent:
 def decode(vae: VAE, latent: Latent, device: TorchDevice) -> Image:
     """Pictures from 0 to 1, [b, h·f, w·f, 3]; what leaves that range is clipped."""
     which = family(vae.weights.family)
-    if latent.format is not None and latent.format != which.latent.name:
+    if None not in (latent.format, which.latent.name) and latent.format != which.latent.name:
         raise ValueError(f"decode: a {which.latent.name} latent is wanted by this VAE, {latent.format} given")
     if latent.x.shape[1] != which.latent.channels:
         raise ValueError(f"decode: {which.latent.channels} latent channels are wanted by this VAE, {latent.x.shape[1]} given")

@@ -23,10 +23,11 @@ class WeightsRef:
     """Names one network in a file or folder; the weights themselves live on a device, for as long as it has room."""
 
     family: str  # a name in diffusion.family
-    source: str  # absolute path of the checkpoint
+    source: str  # absolute path of the checkpoint, a folder or a file
     part: str  # "unet", "text" or "vae"
     fingerprint: str  # changes when the file does
-    dtype: str | None = None  # "float32", "float16", "bfloat16"; None: what suits the device
+    dtype: str | None = None  # "float32", "float16", "bfloat16", or a float8 to round to; None: what suits the device
+    beside: tuple[str, ...] = ()  # further files of the same part, as for two text encoders in two files
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -124,6 +125,7 @@ class Tokens:
     words: tuple[int, ...]  # index of the word in `text` (see diffusion.text.words), -1 for special tokens
     weights: tuple[float, ...]
     chunk: int  # length of one encoded chunk, begin and end included
+    vectors: tuple[Tensor, ...] = field(default=(), compare=False)  # learned embeddings; the id -1 - k stands for the k-th
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -138,6 +140,19 @@ class Area:
     y: float
     x: float
     relative: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """What SDXL is told about a picture: pixels, and for the refiner an aesthetic score. What is None follows from the latent."""
+
+    height: int | None = None
+    width: int | None = None
+    crop_h: int = 0
+    crop_w: int = 0
+    target_height: int | None = None
+    target_width: int | None = None
+    aesthetic: float | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -156,6 +171,9 @@ class Cond:
     end: float = 1.0  # … to this one; 0 is pure noise, 1 is clean
     per_step: Tensor | None = None  # [steps, 1 or b, n, d]: replaces embeds at sampling step k
     concat: Tensor | None = None  # [1 or b, c, h, w]: further input channels of the network, in model scale
+    concat_latent: Tensor | None = None  # [1 or b, c, h, w]: the picture that inpainting and InstructPix2Pix networks see, unscaled …
+    concat_mask: Tensor | None = None  # … and [1 or b, 1, h, w]: where it was erased, any size
+    size: Size | None = None  # what SDXL is told about the picture's size
     patches: tuple[Patch, ...] = ()  # feature and attention patches that act on this entry's rows only
 
     def __post_init__(self) -> None:

@@ -146,7 +146,9 @@ def deltas_of(patches: Iterable[Patch]) -> tuple[Item, ...]:
 
 
 @contextmanager
-def opened(ref: WeightsRef, patches: Iterable[Patch], open: Callable[[WeightsRef], AbstractContextManager[nn.Module]]) -> Iterator[nn.Module]:
+def opened(
+    ref: WeightsRef, patches: Iterable[Patch], open: Callable[[WeightsRef], AbstractContextManager[nn.Module]]
+) -> Iterator[nn.Module]:
     """A network with the weight patches in effect. `open` is `TorchDevice.weights`.
 
     Networks that patches refer to are open only while the sums are made.
@@ -168,13 +170,14 @@ def applied(module: nn.Module, items: Iterable[Item], sources: Mapping[WeightsRe
     """The module with the changes made to its parameters. The original tensors come back on exit, not copies of them.
 
     Sums run in float32 and are cast once. `sources`: the unpatched parameters of networks that blends refer to. Raises KeyError for a
-    parameter that the module does not have.
+    parameter that the module does not have, ValueError where a change does not fit.
     """
     plan = _Plan(items, sources or {})
     parameters: Mapping[str, nn.Parameter] = dict(module.named_parameters()) if plan else {}
     missing = sorted(plan.by_name.keys() - parameters.keys())
     if missing:
         raise KeyError(f"deltas name {len(missing)} parameters that {type(module).__name__} does not have: {', '.join(missing[:5])}")
+    plan.check(parameters)
     originals: list[tuple[nn.Parameter, Tensor]] = []
     try:
         for name in parameters if plan.blends else plan.by_name:
@@ -213,6 +216,14 @@ class _Plan:
 
     def __bool__(self) -> bool:
         return bool(self.by_name or self.blends)
+
+    def check(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        """Raise ValueError when a blend is with a network that has nothing in common with this one."""
+        for i, blend in self.blends:
+            numbers, _ = self._others[i]
+            if not any(name in numbers and numbers[name].shape == own.shape for name, own in parameters.items()):
+                assert isinstance(blend, Blend)
+                raise ValueError(f"merge: a network of the same kind is wanted; {blend.source.source} ({blend.source.family}) shares no parameter")
 
     def value(self, name: str, original: Tensor) -> Tensor:
         """The parameter after all changes, in float32; the original itself when there are none."""

@@ -12,16 +12,17 @@ from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from diffusion.patch import Block, Residuals, Site
-    from diffusion.values import WeightsRef
+    from diffusion.values import Cond, WeightsRef
 
-NAMES = ("sd1",)
+NAMES = ("sd1", "sdxl")  # those that a folder or file is tried as
+PARTS = ("autoencoder", "controlnet")  # those of a part that comes alone
 
 
 @dataclass(frozen=True, slots=True)
 class LatentFormat:
     """How a family's denoiser sees latents: x_model = x·scale, `channels` of them, one cell for `factor` × `factor` pixels."""
 
-    name: str
+    name: str | None  # None: any; a VAE that came alone does not tell
     scale: float
     channels: int
     factor: int
@@ -47,7 +48,15 @@ class Family(Protocol):
     def sizes(self, unet: nn.Module, height: int, width: int) -> Mapping[int, tuple[int, int]]:
         """Height and width of the features by their scale, for a latent of this size."""
 
-    def predict(self, unet: nn.Module, x: Tensor, t: Tensor, context: Tensor, residuals: Residuals | None) -> Tensor:
+    def inputs(self, unet: nn.Module) -> int:
+        """How many channels the network takes; inpainting networks more than a latent has."""
+
+    def added(self, unet: nn.Module, told: Sequence[tuple[str, Cond]], rows: int, height: int, width: int) -> dict[str, Tensor]:
+        """What the network is told beside the text, `rows` rows for each entry with its branch; the latent has height × width cells."""
+
+    def predict(
+        self, unet: nn.Module, x: Tensor, t: Tensor, context: Tensor, residuals: Residuals | None, added: Mapping[str, Tensor]
+    ) -> Tensor:
         """The network's raw output for x [rows, c, h, w] scaled for it, timesteps t [rows] and context [rows, n, d]."""
 
     def working_bytes(self, unet: nn.Module, rows: int, height: int, width: int) -> int:
@@ -62,8 +71,8 @@ class Family(Protocol):
 
 def family(name: str) -> Family:
     """The family of this name; ValueError when there is none."""
-    if name not in NAMES:
-        raise ValueError(f"model family: one of {', '.join(NAMES)} is wanted, {name!r} given")
+    if name not in (*NAMES, *PARTS):
+        raise ValueError(f"model family: one of {', '.join((*NAMES, *PARTS))} is wanted, {name!r} given")
     return cast("Family", import_module(f"diffusion.family.{name}"))
 
 

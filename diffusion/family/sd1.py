@@ -176,7 +176,17 @@ def sizes(unet: Module, height: int, width: int) -> dict[int, tuple[int, int]]:
 # -- running --
 
 
-def predict(unet: Module, x: Tensor, t: Tensor, context: Tensor, residuals: Residuals | None) -> Tensor:
+def inputs(unet: Module) -> int:
+    """How many channels the network takes."""
+    return int(unet.config.in_channels)
+
+
+def added(unet: Module, told: object, rows: int, height: int, width: int) -> dict[str, Tensor]:
+    """Nothing."""
+    return {}
+
+
+def predict(unet: Module, x: Tensor, t: Tensor, context: Tensor, residuals: Residuals | None, added: Mapping[str, Tensor] = {}) -> Tensor:
     """The raw output [rows, c, h, w]."""
     extra: dict[str, Any] = {}
     if residuals is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 
 # field -> what it is is told by the end of the key; `(.+)` is the module
+_PROCESSORS = re.compile(r"(.+)_lora\.(up|down)\.weight")  # diffusers' attention processors
 _FIELDS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern), field)
     for pattern, field in (
@@ -17,7 +18,7 @@ _FIELDS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"(.+)\.lora_B(?:\.(?!bias$)[^.]+)*", "up"),
         (r"(.+)\.lora_magnitude_vector(?:\.[^.]+)*", "magnitude"),
         (r"(.+)\.lora(?:_linear_layer)?\.(up|down)\.weight", ""),  # diffusers before peft
-        (r"(.+)_lora\.(up|down)\.weight", ""),  # diffusers' attention processors
+        (_PROCESSORS.pattern, ""),
         (r"(.+)\.(alpha|dora_scale|diff|diff_b|set_weight|w_norm|b_norm)", ""),
         (r"(.+)\.(hada_(?:w[12]_[ab]|t[12])|lokr_(?:w[12](?:_[ab])?|t2))", ""),  # LyCORIS
         (r"(.+)\.(oft_.+|boft_.+|rescale|[ab][12]\.weight|reshape_weight|lora_[AB](?:\..+)?\.bias|lora_embedding_[AB].*)", "unsupported"),
@@ -38,19 +39,23 @@ _PARTS: tuple[tuple[str, str], ...] = (  # how a module's name begins -> the net
     ("text_encoder_2_", "te2"),
     ("text_encoder_", "te1"),
 )
-_UNET = re.compile(r"(down_blocks|mid_block|up_blocks|input_blocks|middle_block|output_blocks|conv_in|conv_out|conv_norm_out|time_embed|add_emb)")
+_UNET = re.compile(
+    r"(down_blocks|mid_block|up_blocks|input_blocks|middle_block|output_blocks|conv_in|conv_out|conv_norm_out|time_embed|add_emb)"
+)
 _TEXT = re.compile(r"(text_model_|encoder_layers_|final_layer_norm|text_projection)")
 
 
 def split(key: str) -> tuple[str, str] | None:
-    """The module of a key as written and the field: up, down, mid, alpha, dora_scale, diff, hada_w1_a, …; "unsupported"; None when unknown."""
+    """The module of a key as written, and the field: up, down, mid, alpha, dora_scale, diff, hada_w1_a, …, or "unsupported".
+
+    None for a key that belongs to no adapter.
+    """
     for pattern, field in _FIELDS:
         match = pattern.fullmatch(key)
         if match:
             module = match[1]
-            if pattern.pattern.startswith("(.+)_lora"):
-                module = re.sub(r"\.processor\.", ".", module)
-                module = re.sub(r"\.to_out$", ".to_out.0", module)
+            if pattern is _PROCESSORS:
+                module = re.sub(r"\.to_out$", ".to_out.0", module.replace(".processor.", "."))
             return module, field or match[2]
     return None
 

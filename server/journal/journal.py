@@ -8,8 +8,7 @@ import math
 import os
 import sqlite3
 import time
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +19,7 @@ from server.journal.events import EventLog, Row
 from server.journal.recovery import Verdict, last_words
 from server.journal.rows import COLUMNS, plain, waiting_run, written
 from server.journal.schema import connect, lock
+from server.journal.transaction import Transaction
 from server.runs import FINISHED, NewRun, Run, Status, workflow_id
 
 __all__ = ["Duplicate", "Journal"]
@@ -46,10 +46,11 @@ class Journal:
             self._unlock()
             raise
         self._checkpointer = None if path is None else Checkpointer(path)
-        self._log, self._archive, self._depth = EventLog(self._database), Archive(self._database, history), 0
+        self._log, self._archive = EventLog(self._database), Archive(self._database, history)
         self._last, self._place = self._database.execute("SELECT coalesce(max(arrival), 0), coalesce(max(place), 0) FROM runs").fetchone()
         self._arrivals: dict[str, int] = {}  # of runs that have not finished
         self._fresh: list[str] = []  # submitted in the transaction that is open
+        self._transaction = Transaction(self._database, self._refuse, self._fresh.clear)
         self._pending: dict[str, Run] = {}
         self._running: dict[str, Run] = {}
         self._heap: list[tuple[float, int, str]] = []  # also holds runs that are pending no more
@@ -70,28 +71,9 @@ class Journal:
         self._database.close()
         self._unlock()
 
-    @contextmanager
-    def batch(self) -> Iterator[None]:
+    def batch(self) -> Transaction:
         """One transaction around everything inside. When it fails, new runs are not accepted; older ones go on in memory, not on disk."""
-        if self._depth == 0:
-            self._database.execute("BEGIN IMMEDIATE")
-        self._depth += 1
-        try:
-            yield
-            if self._depth == 1:
-                self._database.execute("COMMIT")
-        except BaseException:
-            if self._depth == 1:
-                if self._database.in_transaction:
-                    self._database.execute("ROLLBACK")
-                for id in self._fresh:
-                    if self._pending.pop(id, None) is not None:
-                        del self._arrivals[id]
-            raise
-        finally:
-            self._depth -= 1
-            if self._depth == 0:
-                self._fresh.clear()
+        return self._transaction
 
     # the queue
 
@@ -253,6 +235,11 @@ class Journal:
                 self._log.record([(run.client, run.id, kind, written(data)) for kind, data in words.told])
                 self.finish(run.id, "interrupted", words.outputs, words.meta, words.messages)
         return runs
+
+    def _refuse(self) -> None:
+        for id in self._fresh:
+            if self._pending.pop(id, None) is not None:
+                del self._arrivals[id]
 
     def _queue(self, run: Run) -> None:
         self._pending[run.id] = run

@@ -65,6 +65,9 @@ class Keeper:
         if self._channel is not None:
             self._channel.close()
         if self._task is not None:
+            if not (await asyncio.wait([self._task], timeout=2 * _PATIENCE))[0] and self.state.pid is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(self.state.pid, signal.SIGKILL)
             await self._task
 
     def send(self, *frames: bytes) -> None:

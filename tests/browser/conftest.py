@@ -26,10 +26,6 @@ ENVIRONMENT = {"OMP_NUM_THREADS": "1", "LATENTGRAPH_DEVICE": "cpu"}
 READY = "() => window.app?.graph && window.app.canvas && !document.querySelector('#splash-loader')"
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "browser: drives the editor's page in headless Chromium")
-
-
 def chromium_path() -> str | None:
     """Debian's Chromium, or whatever CHROMIUM names."""
     return os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

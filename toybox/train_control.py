@@ -1,0 +1,98 @@
+"""Train the toybox's ControlNet and T2I-Adapter: `python -m toybox.train_control` makes both and ships them.
+
+Needs the trained model and the cached latents (`python -m toybox.train all`). Goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers.utils import logging
+
+import toybox
+from toybox import control, hints, latents
+from toybox.ddim import Diffuser
+from toybox.optim import MuonAdamW
+from toybox.run import Run
+
+MINUTES = {"edges": 120.0, "colors": 40.0}
+
+
+def train(
+    run: Run,
+    kind: str,
+    model: Diffuser,
+    data: dict[str, Tensor],
+    shown: dict[str, Tensor],
+    device: str = "cpu",
+    batch_size: int = 16,
+    lr: float = 1e-3,
+    decay: float = 0.998,
+    until: int | None = None,
+) -> nn.Module:
+    """Train with a warm-up of 50 steps and a linear decay, or only `until` a step of it; returns the average of the weights."""
+    torch.manual_seed(0)
+    net = control.build(kind, model.unet)
+    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    side = control.Control(kind, net, model, device)
+    optimizer = MuonAdamW(net.named_parameters(), lr)
+    average = {k: v.clone() for k, v in net.state_dict().items()}
+    if state := run.resume():
+        net.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        average = state["average"]
+    seen: list[float] = []
+    clock, progress = run.elapsed, run.progress
+    while progress < 1 and run.step != until:
+        b = control.batch(kind, data, shown, model.tokenizer, run.step, batch_size)
+        loss = side.loss(control.Batch(**{k: v.to(device) for k, v in vars(b).items()}))
+        loss.backward()
+        progress = run.progress
+        optimizer.step(min(1.0, (run.step + 1) / 50) * max(1 - progress, 0.02))
+        run.step += 1
+        keep = min(decay, run.step / (run.step + 10))
+        torch._foreach_lerp_(list(average.values()), list(net.state_dict().values()), 1 - keep)
+        seen.append(loss.item())
+        if run.step % 50 == 0:
+            rate, clock = 50 * batch_size / (run.elapsed - clock), run.elapsed
+            run.log(f"loss {sum(seen) / len(seen):.4f} {rate:.1f} samples/s")
+            seen.clear()
+        if run.save_due:
+            run.save({"model": net.state_dict(), "optimizer": optimizer.state_dict(), "average": average})
+    run.save({"model": net.state_dict(), "optimizer": optimizer.state_dict(), "average": average})
+    net.load_state_dict(average)
+    return net
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m toybox.train_control", description=__doc__)
+    parser.add_argument("kinds", nargs="*", default=list(control.KINDS), help="edges (ControlNet), colors (T2I-Adapter)")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--minutes", type=float, help="of each training; by default 120 for the edges, 40 for the colours")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--scenes", type=int, default=4_000, help="how many of the cached latents are used")
+    parser.add_argument("--threads", type=int, help="CPU threads")
+    parser.add_argument("--out", type=Path, default=Path(".toybox"), help="the run folder: logs, checkpoints, cache")
+    parser.add_argument("--weights", type=Path, default=toybox.WEIGHTS, help="the model; the networks go to its folder control/")
+    args = parser.parse_args()
+    if unknown := set(args.kinds) - set(control.KINDS):
+        parser.error(f"edges or colors is wanted, {', '.join(sorted(unknown))} given")
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    logging.disable_progress_bar()
+    file = args.out / "latents.safetensors"
+    if not file.exists():
+        parser.error(f"{file} is missing: `python -m toybox.train vae` and `... cache` make it")
+    data = {"latents": latents.load(file)["latents"][: args.scenes]}
+    shown = hints.cached(args.out / "hints.safetensors", len(data["latents"]))
+    for kind in args.kinds:
+        model = Diffuser.load(args.weights)
+        run = Run(args.out, f"control_{kind}", args.minutes or MINUTES[kind])
+        control.export(train(run, kind, model, data, shown, args.device, args.batch), args.weights / "control" / kind)
+
+
+if __name__ == "__main__":
+    main()
