@@ -223,7 +223,9 @@ class _Plan:
             numbers, _ = self._others[i]
             if not any(name in numbers and numbers[name].shape == own.shape for name, own in parameters.items()):
                 assert isinstance(blend, Blend)
-                raise ValueError(f"merge: a network of the same kind is wanted; {blend.source.source} ({blend.source.family}) shares no parameter")
+                raise ValueError(
+                    f"merge: a network of the same kind is wanted; {blend.source.source} ({blend.source.family}) shares no parameter"
+                )
 
     def value(self, name: str, original: Tensor) -> Tensor:
         """The parameter after all changes, in float32; the original itself when there are none."""

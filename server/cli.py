@@ -38,7 +38,17 @@ app = App(
 for each in (serve, status, queue, cancel):
     app.command(each)
 
-_UNREADABLE = {"no_file", "no_workflow", "bad_json", "bad_document", "editor_format", "editor_graph", "bad_address", "no_such_node", "ambiguous_node"}
+_UNREADABLE = {
+    "no_file",
+    "no_workflow",
+    "bad_json",
+    "bad_document",
+    "editor_format",
+    "editor_graph",
+    "bad_address",
+    "no_such_node",
+    "ambiguous_node",
+}
 _out, _notes = Console(), Console(stderr=True)
 
 

@@ -22,7 +22,7 @@ KINDS = ("edges", "colors")
 
 
 def build(kind: str, unet: UNet2DConditionModel) -> nn.Module:
-    """A new ControlNet (edges) that copies the U-Net's encoder, or a new T2I-Adapter (colors) for it; without effect until trained."""
+    """A new ControlNet (edges) that copies the U-Net's encoder and has no effect yet, or a new T2I-Adapter (colors) with little."""
     if kind == "edges":
         net = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(8, 24, 64, 128))
         net.set_attn_processor(Eager())

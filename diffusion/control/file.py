@@ -78,5 +78,5 @@ def _names(path: Path) -> list[str]:
 def _refuse_pickle(path: Path) -> None:
     if path.suffix not in (".safetensors", ".sft"):
         raise ValueError(
-            f"{path.name}: safetensors are wanted; a {path.suffix or 'nameless'} file may hold code that runs when it is read, so convert it"
+            f"{path.name}: safetensors are wanted; a {path.suffix or 'nameless'} file may hold code that runs as it is read; convert it"
         )

@@ -64,13 +64,13 @@ def _renamed(name: str, places: Mapping[int, tuple[int, int]], last_hint: int) -
     for old, new in _FIXED.items():
         if name.startswith(old + "."):
             return new + name[len(old) :]
-    if match := re.match(r"input_hint_block\.(\d+)\.(weight|bias)$", name):
+    if match := re.match(r"input_hint_block\.(\d+)\.(weight|bias|up|down)$", name):
         number = int(match[1]) // 2
         place = "conv_in" if number == 0 else "conv_out" if int(match[1]) == last_hint else f"blocks.{number - 1}"
         return f"controlnet_cond_embedding.{place}.{match[2]}"
-    if match := re.match(r"zero_convs\.(\d+)\.0\.(weight|bias)$", name):
+    if match := re.match(r"zero_convs\.(\d+)\.0\.(weight|bias|up|down)$", name):
         return f"controlnet_down_blocks.{match[1]}.{match[2]}"
-    if match := re.match(r"middle_block\.(0|2)\.(.+)\.(weight|bias)$", name):
+    if match := re.match(r"middle_block\.(0|2)\.(.+)\.(weight|bias|up|down)$", name):
         return f"mid_block.resnets.{int(match[1]) // 2}.{_RESNET.get(match[2], match[2])}.{match[3]}"
     if match := re.match(r"input_blocks\.(\d+)\.(0|1)\.(.+)$", name):
         if int(match[1]) not in places:

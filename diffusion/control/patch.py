@@ -43,9 +43,13 @@ class Control(FeaturePatch):
 def _network(net: ControlNet, run: Run) -> nn.Module:
     if net.kind == "controlnet":
         return run.net.weights(net.weights)
-    if net.kind == "difference" and net.base is not None:
-        return run.net.weights(net.weights)
-    raise ValueError(f"ControlNet {net.weights.source}: a {net.kind} file needs the weights of a model; load it with DiffControlNetLoader")
+    from diffusion.family.controlnet import beside  # here, because it imports this package and the model libraries
+
+    if net.kind == "difference" and net.base is None:
+        raise ValueError("ControlNet: the file holds differences from a model's weights; load it with DiffControlNetLoader")
+    other = net.base is not None and net.base != run.net.model.weights
+    unet = run.net.weights(net.base) if other and net.base is not None else run.net.unet
+    return beside(unet, net.weights, run.dtype)
 
 
 def apply(
@@ -114,15 +118,15 @@ class BesideNet(FeaturePatch):
         """What it adds to skip connections and middle."""
         if not self.window.open(call.step.sigma):
             return None
-        control, module, (height, width) = self.window.control, self.module, call.x.shape[2:]
-        if CELL != module.factor:
+        control, module, (rows, columns) = self.window.control, self.module, call.x.shape[2:]
+        if module.factor != CELL:
             raise ValueError(f"ControlNet: its hint has {module.factor} pixels to a latent cell, {CELL} are wanted")
-        hint = rows_of(self.window.hint(height * CELL, width * CELL), len(call.x), call.rows.batch).to(call.x)
+        hint = rows_of(self.window.hint(rows * CELL, columns * CELL), len(call.x), call.rows.batch).to(call.x)
         t = torch.full((len(call.x),), call.step.t, device=call.x.device)
-        if call.context.shape[-1] != module.body.config.cross_attention_dim:
+        width, given = module.body.config.cross_attention_dim, call.context.shape[-1]
+        if width != given:
             raise ValueError(
-                f"ControlNet: it reads text of width {module.body.config.cross_attention_dim}, the model's text has {call.context.shape[-1]}; "
-                "use a ControlNet made for this kind of model"
+                f"ControlNet: it reads text of width {width}, the model's has {given}; use a ControlNet made for this kind of model"
             )
         down, mid = module(call.x[:, : module.channels], t, call.context, hint, call.added, control.net.types)
         return Residuals(tuple(self._scaled(x) for x in down), self._scaled(mid))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -58,9 +58,7 @@ class Net(nn.Module):
                 h, more = block(hidden_states=h, temb=emb)
             skips += more
         h = body.mid_block(h, emb, encoder_hidden_states=context)
-        return tuple(
-            zero(skip) for zero, skip in zip(body.controlnet_down_blocks, skips, strict=True)
-        ), body.controlnet_mid_block(h)
+        return tuple(zero(skip) for zero, skip in zip(body.controlnet_down_blocks, skips, strict=True)), body.controlnet_mid_block(h)
 
 
 class Union(nn.Module):
@@ -121,11 +119,42 @@ def load(ref: WeightsRef, dtype: torch.dtype) -> nn.Module:
     return build({names[old]: tensor for old, tensor in tensors.items() if old in names}, dtype, path)
 
 
-def build(tensors: Mapping[str, Tensor], dtype: torch.dtype, source: Path) -> Net:
+SHARED = ("conv_in", "time_embedding", "add_embedding", "down_blocks", "mid_block")  # of a U-Net, in ControlNets
+
+
+def beside(unet: nn.Module, ref: WeightsRef, dtype: torch.dtype) -> nn.Module:
+    """A ControlNet that a file tells as a difference from a U-Net: `difference` files in full, Control-LoRAs as products of two matrices.
+
+    Weights that the file has no difference for are the U-Net's; those that the U-Net does not have are the file's own.
+    """
+    source, model = Path(ref.source), cast("Any", unet)
+    tensors = contents(source)
+    names = renamed(tensors)
+    told = {names[old]: tensor for old, tensor in tensors.items() if old in names and tensor.ndim > 0}
+    weights = {name: tensor for name, tensor in unet.state_dict().items() if name.split(".")[0] in SHARED}
+    lora = any(name.endswith("lora_controlnet") for name in tensors)
+    for name, tensor in told.items():
+        stem, _, kind = name.rpartition(".")
+        if kind == "down" or "lora_controlnet" in name:
+            continue
+        if kind == "up":
+            if f"{stem}.weight" not in weights or f"{stem}.down" not in told:
+                raise ValueError(f"{source.name}: {stem} is changed by a product of matrices, but the model has no such weight")
+            old = weights[f"{stem}.weight"]
+            product = tensor.flatten(1).to(old.device).float() @ told[f"{stem}.down"].flatten(1).to(old.device).float()
+            weights[f"{stem}.weight"] = (old.float() + product.view(old.shape)).to(dtype)
+        elif lora or name not in weights:
+            weights[name] = tensor.to(model.device)
+        else:
+            weights[name] = (weights[name].float() + tensor.to(model.device).float()).to(dtype)
+    heads = {key: model.config[key] for key in ("attention_head_dim", "num_attention_heads", "norm_num_groups", "act_fn")}
+    return build(weights, dtype, source, heads).eval().requires_grad_(False)
+
+
+def build(tensors: Mapping[str, Tensor], dtype: torch.dtype, source: Path, told: Mapping[str, Any] | None = None) -> Net:
     """A ControlNet with these weights, under diffusers' names; its architecture from the folder's config.json, else from their shapes."""
-    config: dict[str, Any] = (
-        read_json(source / "config.json") if (source / "config.json").is_file() else config_of(shapes_of(tensors))
-    )
+    config: dict[str, Any] = read_json(source / "config.json") if (source / "config.json").is_file() else config_of(shapes_of(tensors))
+    config.update(told or {})
     config.pop("_class_name", None)
     with torch.device("meta"):
         body = ControlNetModel.from_config(config)

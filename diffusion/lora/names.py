@@ -54,7 +54,7 @@ def table(part: str, shapes: Shapes) -> dict[tuple[str, str], str]:
 def towers(shapes: Shapes) -> dict[str, str]:
     """Where each text encoder's names start: te1 is the first (CLIP-L in SDXL), te2 the second (OpenCLIP bigG)."""
     prefixes = [match[1] for match in map(_TOWER.fullmatch, shapes) if match]
-    prefixes.sort(key=lambda prefix: _width(shapes, prefix) == _BIG_G and len(prefixes) > 1)
+    prefixes.sort(key=lambda prefix: _width(shapes, prefix) == _BIG_G)
     return {f"te{i + 1}": prefix for i, prefix in enumerate(prefixes)}
 
 

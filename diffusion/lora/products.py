@@ -91,7 +91,9 @@ class Decomposed(Change):
         whole = weight + self.delta.compute(weight.shape, weight.device)
         others = [i for i in range(weight.ndim) if i != axis]
         shape = [-1 if i == axis else 1 for i in range(weight.ndim)]
-        changed = whole * (m.reshape(shape) / whole.norm(dim=others, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny))
+        changed = whole * (
+            m.reshape(shape) / torch.linalg.vector_norm(whole, dim=others, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+        )
         return changed if self.strength == 1 else weight + self.strength * (changed - weight)
 
 

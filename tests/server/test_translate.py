@@ -49,7 +49,7 @@ def node(kind, id, **more):
 
 
 def test_a_run_that_succeeds():
-    heard, made = through(
+    _, made = through(
         RunStarted(run="r", nodes=tuple(DOCUMENT), titles={}),
         node(NodeCached, "1"),
         node(NodeCached, "4", ui={"text": ["hello"]}),

@@ -1,6 +1,8 @@
 """Write one random LoRA in several key layouts, for tests of loaders: the same numbers under every name.
 
-    python tests/tools/make_lora.py DIFFUSERS_FOLDER OUT --layout kohya|ldm|diffusers|diffusers-mid|diffusers-old|peft|comfy [--rank 4] [--seed 0]
+    python tests/tools/make_lora.py DIFFUSERS_FOLDER OUT --layout LAYOUT [--rank 4] [--seed 0]
+
+LAYOUT: kohya, ldm, diffusers, diffusers-mid, diffusers-old, peft or comfy.
 
 OUT is a safetensors file, for peft a folder. Ranks are the same everywhere, alphas differ from module to module.
 """
@@ -41,7 +43,11 @@ def make(shapes: Mapping[str, tuple[int, ...]], rank: int = 4, seed: int = 0, sc
     factors: Factors = {}
     for name, shape in sorted(shapes.items()):
         part, _, path = name.partition(":")
-        if not path.endswith(".weight") or not path.startswith(only) or not re.search(rf"({UNET if part == 'unet' else TEXT})\.weight$", path):
+        if (
+            not path.endswith(".weight")
+            or not path.startswith(only)
+            or not re.search(rf"({UNET if part == 'unet' else TEXT})\.weight$", path)
+        ):
             continue
         out, *inner = shape
         down = torch.randn(rank, *inner, generator=generator) / torch.tensor(inner).prod().sqrt()

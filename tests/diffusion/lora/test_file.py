@@ -14,7 +14,11 @@ PEFT = {f"{DOTS}.lora_B.weight": torch.ones(8, 2), f"{DOTS}.lora_A.weight": torc
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64])
 def test_each_alpha_is_kept_as_it_is(dtype):
-    tensors = PAIR | {f"{KEY}.alpha": torch.tensor(3, dtype=dtype), "lora_te_x.diff": torch.ones(1), "lora_unet_y.lora_up.weight": torch.ones(1, 1)}
+    tensors = PAIR | {
+        f"{KEY}.alpha": torch.tensor(3, dtype=dtype),
+        "lora_te_x.diff": torch.ones(1),
+        "lora_unet_y.lora_up.weight": torch.ones(1, 1),
+    }
     assert [module.alpha for module in parse_lora(tensors, "x").modules] == [3.0, None, None]
 
 

@@ -61,8 +61,8 @@ def test_a_decomposed_weight_has_the_magnitude_and_the_direction(shape, axis):
     magnitude = randn(*size, seed=3).abs() + 0.5
     others = [i for i in range(len(shape)) if i != axis]
     changed = Decomposed("w", FullDelta("w", diff), magnitude).change(weight)
-    assert torch.allclose(changed.norm(dim=others, keepdim=True), magnitude, atol=1e-5)
-    direction = (weight + diff) / (weight + diff).norm(dim=others, keepdim=True)
+    assert torch.allclose(torch.linalg.vector_norm(changed, dim=others, keepdim=True), magnitude, atol=1e-5)
+    direction = (weight + diff) / torch.linalg.vector_norm(weight + diff, dim=others, keepdim=True)
     assert torch.allclose(changed / magnitude, direction, atol=1e-5)
     half = Decomposed("w", FullDelta("w", diff), magnitude, strength=0.5).change(weight)
     assert torch.allclose(half, (weight + changed) / 2, atol=1e-5)
