@@ -156,6 +156,7 @@ class BlockCall:
     block: Block
     rows: Rows
     step: Moment
+    reach: tuple[int, int] | None = None  # height and width that a sampler on the way up is to give; None: its own factor
 
 
 @dataclass(frozen=True, slots=True, eq=False)

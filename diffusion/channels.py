@@ -41,7 +41,9 @@ def further(entry: Cond, x: Tensor, count: int, scale: float, origin: Origin | N
     if count == c:
         return torch.zeros_like(x) if entry.concat_latent is None else _fit(entry.concat_latent, x)
     if count != c + 1:
-        raise ValueError(f"model: {count} input channels beside {c} of the latent; 0, {c} (InstructPix2Pix) or {c + 1} (inpainting) are known")
+        raise ValueError(
+            f"model: {count} input channels beside {c} of the latent; 0, {c} (InstructPix2Pix) or {c + 1} (inpainting) are known"
+        )
     mask = entry.concat_mask if entry.concat_mask is not None or origin is None else origin.mask
     if mask is None:
         grey = x.new_tensor([*GREY, *[0.0] * c][:c])[None, :, None, None]

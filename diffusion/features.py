@@ -27,7 +27,8 @@ def tapped(module: nn.Module, block: Block, now: Now) -> Iterator[None]:
         as_tuple = kwargs.get("return_dict") is False
 
         def inner(call: BlockCall) -> Tensor:
-            raw = forward(call.h, *args, **kwargs)
+            given = args if call.reach is None else (call.reach, *args[1:])  # the size is what an upsampler takes next
+            raw = forward(call.h, *given, **kwargs)
             h: Tensor = raw[0] if as_tuple else raw
             return h
 

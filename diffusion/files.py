@@ -1,7 +1,7 @@
 """Named tensors in one file: what is in it without reading it, and the tensors themselves, mapped into memory.
 
-Safetensors by default. Pickled files (.ckpt, .pt, .pth, .bin) are read only when they are allowed, and then as weights only, so that no code
-in them runs.
+Safetensors by default. Pickled files (.ckpt, .pt, .pth, .bin) are read only when they are allowed, and then as weights only, so that no
+code in them runs.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -41,7 +41,7 @@ class TensorFile:
 
 
 def open_tensors(path: Path) -> TensorFile:
-    """Look into a file of tensors. Raises ValueError, in one sentence, for a file that is none, is truncated, or is pickled and not allowed."""
+    """Look into a file of tensors. Raises ValueError for a file that is none, is truncated, or is pickled and not allowed."""
     with open(path, "rb") as file:
         start = file.read(512)
     if path.suffix.lower() in PICKLES or start[:2] in (b"PK", b"\x80\x02"):
@@ -112,7 +112,9 @@ def pickle_allowed() -> bool:
 
 def _pickled(path: Path, start: bytes) -> TensorFile:
     if path.suffix.lower() not in PICKLES:
-        raise ValueError(f"{path.name}: this is a zip archive or a pickled PyTorch file, not a safetensors file; download or convert it again")
+        raise ValueError(
+            f"{path.name}: this is a zip archive or a pickled PyTorch file, not a safetensors file; download or convert it again"
+        )
     if not pickle_allowed():
         raise ValueError(
             f"{path.name}: pickled files are not opened unless allowed (--allow-pickle, or {ALLOW}=1); better convert it once: "
@@ -143,3 +145,21 @@ def load_weights(path: Path) -> Any:
         except Exception as problem:  # torch raises whatever the damaged pickle leads to
             reason = str(problem).strip().split("\n")[0][:160]
             raise ValueError(f"{path.name}: this pickled file cannot be read as weights ({type(problem).__name__}: {reason})") from problem
+
+
+# -- writing --
+
+
+def write_tensors(file: BinaryIO, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write tensors as safetensors, one after the other, so that no second copy of them is in memory."""
+    kinds = {dtype: name for name, dtype in _DTYPES.items()}
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    end = 0
+    for name, tensor in tensors.items():
+        header[name] = {"dtype": kinds[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [end, end + tensor.nbytes]}
+        end += tensor.nbytes
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the numbers begin at a multiple of 8
+    file.write(len(text).to_bytes(8, "little") + text)
+    for tensor in tensors.values():
+        file.write(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)

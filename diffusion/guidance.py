@@ -6,13 +6,13 @@ All formulas act on denoised predictions D (VE form); because they are affine wi
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from torch import Tensor
 
-from diffusion.patch import GuideCall
-from diffusion.values import Conditioning
+from diffusion.patch import GuidancePatch, GuideCall
+from diffusion.values import Conditioning, Model
 
 
 class Guidance(Protocol):
@@ -100,3 +100,49 @@ class DualCFG:
             inner = second + (first - second) * self.first_scale
             return negative + (inner - negative) * self.second_scale
         return negative + (second - negative) * self.second_scale + (first - second) * self.first_scale
+
+
+def perpendicular(positive: Tensor, negative: Tensor, empty: Tensor, weight: float) -> Tensor:
+    """The prediction to follow instead of `positive`, so that the negative prompt takes nothing from what the positive asks for.
+
+    Both are seen from the empty prompt; only the part of the negative that is perpendicular to the positive is subtracted (Armandpour et
+    al. 2023, "Perp-Neg", eq. 9). One inner product over the whole batch, as ComfyUI takes it.
+    """
+    towards, away = positive - empty, negative - empty
+    along = (away * towards).sum() / towards.square().sum().clamp(min=1e-30)
+    return empty + towards - weight * (away - along * towards)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PerpNeg:
+    """Guidance with a perpendicular negative: D_e + scale·(D' − D_e), D' from `perpendicular` (Armandpour et al. 2023)."""
+
+    positive: Conditioning
+    negative: Conditioning
+    empty: Conditioning
+    scale: float
+    weight: float
+
+    def branches(self) -> Mapping[str, Conditioning]:
+        """Positive, negative and empty."""
+        return {"positive": self.positive, "negative": self.negative, "empty": self.empty}
+
+    def optional(self) -> frozenset[str]:
+        """None."""
+        return frozenset()
+
+    def combine(self, call: GuideCall) -> Tensor:
+        """D_e + scale·(D' − D_e)."""
+        positive, negative, empty = (call.preds[name] for name in ("positive", "negative", "empty"))
+        return empty + (perpendicular(positive, negative, empty, self.weight) - empty) * self.scale
+
+
+class GuidanceRule(GuidancePatch):
+    """Another rule in the place of plain guidance. Of several on one model the last one counts."""
+
+    __slots__ = ()
+
+
+def ruled(model: Model, rule: GuidanceRule) -> Model:
+    """The model with this rule of guidance: it goes innermost, so that what other patches add to the guided result comes after it."""
+    return replace(model, patches=(rule, *(patch for patch in model.patches if not isinstance(patch, GuidanceRule))))

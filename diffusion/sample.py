@@ -25,6 +25,16 @@ from diffusion.values import Guider, Latent, Noise, Sampler, Sigmas
 FRESH_MASK_NOISE = frozenset({"ddim"})
 
 
+class MaskRule(StepPatch):
+    """Says how a noise mask holds at each level. Of several on one model the last one counts; without a noise mask it does nothing."""
+
+    __slots__ = ()
+
+    def mask_at(self, mask: Tensor, sigma: float, schedule: Schedule) -> Tensor:
+        """The mask [b, 1, h, w] at a level of a schedule."""
+        raise NotImplementedError
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class KeepOutside(StepPatch):
     """Inpainting of any model: the network sees the original, noised to the present level, where the mask is 0, and predicts it there.
@@ -35,11 +45,16 @@ class KeepOutside(StepPatch):
     mask: Tensor  # [b, 1, h, w]
     latent: Tensor  # [b, c, h, w], model scale
     noise: Tensor  # [b, c, h, w]
+    rule: MaskRule | None = None
+    schedule: Schedule | None = None  # for the rule
 
     def denoise(self, x: Tensor, step: Moment, next: DenoiseAt) -> Tensor:
         """The guided D with the original outside of the mask."""
-        x = x * self.mask + (self.latent + self.noise * step.sigma) * (1 - self.mask)
-        return next(x, step) * self.mask + self.latent * (1 - self.mask)
+        mask = self.mask
+        if self.rule is not None and self.schedule is not None:
+            mask = self.rule.mask_at(mask, step.sigma, self.schedule)
+        x = x * mask + (self.latent + self.noise * step.sigma) * (1 - mask)
+        return next(x, step) * mask + self.latent * (1 - mask)
 
 
 def sample(
@@ -76,7 +91,8 @@ def sample(
         mask_noise = drawn
         if sampler.name in FRESH_MASK_NOISE:
             mask_noise = prepare_noise(start.shape, (seed + 1) % (MAX_SEED + 1)).to(start)
-        model = model.patched(KeepOutside(mask, start, mask_noise))
+        rules = [patch for patch in model.patches if isinstance(patch, MaskRule)]
+        model = model.patched(KeepOutside(mask, start, mask_noise, rules[-1] if rules else None, schedule))
     x = noise_to_level(start, drawn, schedule.sigmas[0], schedule.table.sigma_max)
     last = x
 

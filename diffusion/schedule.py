@@ -27,6 +27,8 @@ class Table:
     """
 
     alphas_cumprod: Tensor  # (n,) float64
+    stride: int = 1  # one level is so many timesteps: a distilled model knows every stride-th, the last of each stride
+    continuous: bool = False  # the network is told log(sigma) / 4 instead of a timestep (Karras et al. 2022, table 1, EDM column)
     sigmas: Tensor = field(init=False, repr=False)  # (n,) float32, rising
     log_sigmas: Tensor = field(init=False, repr=False)  # (n,) float32
 
@@ -62,6 +64,18 @@ class Table:
         ab[-1] = ZERO_SNR_ALPHA
         return Table(ab)
 
+    def every(self, stride: int) -> Table:
+        """The table of a model distilled to every stride-th level, the noisiest among them."""
+        return Table(self.alphas_cumprod[stride - 1 :: stride], stride)
+
+    @classmethod
+    def log_linear(cls, sigma_min: float, sigma_max: float, n: int = 1000) -> Table:
+        """Levels evenly spaced in log sigma, of a network that was trained on all levels between two."""
+        if not 0 < sigma_min < sigma_max:
+            raise ValueError(f"sigma_min and sigma_max: 0 < sigma_min < sigma_max is wanted, {sigma_min} and {sigma_max} given")
+        sigmas = torch.linspace(math.log(sigma_min), math.log(sigma_max), n, dtype=torch.float64).exp()
+        return cls(1 / (1 + sigmas**2), continuous=True)
+
     def __len__(self) -> int:
         return len(self.sigmas)
 
@@ -92,13 +106,20 @@ class Table:
         log_sigma = torch.tensor([sigma], dtype=torch.float32).log()
         return int((log_sigma - self.log_sigmas).abs().argmin())
 
+    def told(self, sigma: float) -> float:
+        """What the network is told about a level: the timestep, a whole number, of the nearest one; continuous networks log(sigma) / 4."""
+        if self.continuous:
+            return math.log(sigma) / 4
+        return self.t(sigma) * self.stride + self.stride - 1
+
     def percent_to_sigma(self, percent: float) -> float:
         """The level where a run is `percent` (0..1) through the table: 0 -> beyond any level, 1 -> 0."""
         if percent <= 0:
             return 999999999.9
         if percent >= 1:
             return 0.0
-        return self.sigma((1 - percent) * (len(self) - 1))
+        timestep = (1 - percent) * (len(self) * self.stride - 1)
+        return self.sigma((timestep - (self.stride - 1)) / self.stride)
 
 
 @dataclass(frozen=True, slots=True)

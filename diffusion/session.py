@@ -268,7 +268,7 @@ class Net:
         added = {name: tensor.to(self.device) for name, tensor in told.items()}
         net_call = NetCall(scaled, context, self._rows, moment, tuple(part.box for part in parts), size, added)
         residuals = total(patch.residuals(net_call) for patch in self._active if isinstance(patch, FeaturePatch))
-        t = torch.full((len(scaled),), moment.t, device=self.device)
+        t = torch.full((len(scaled),), self.table.told(moment.sigma), device=self.device)
         raw = self._family.predict(self._unet, scaled, t, context, residuals, added).float()
         denoised = process.denoised(crops, moment.sigma, raw)
         return tuple(denoised[i * b : (i + 1) * b] for i in range(len(parts)))

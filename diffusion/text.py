@@ -1,12 +1,13 @@
-"""From a prompt to a conditioning: weights in brackets, chunks of the encoder's length, and which token stands for which word."""
+"""From a prompt to a conditioning: weights in brackets, learned words, chunks of tokens, and which token stands for which word."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -20,9 +21,16 @@ KEEP_TOGETHER = 8  # a group of fewer tokens is not split over a chunk border
 _ESCAPED = (("\\(", "\x00"), ("\\)", "\x01"))  # NUL and SOH stand for literal brackets while weights are parsed
 
 
+Vectors = Mapping[str, Tensor]  # a learned word's vectors [n, d], by the encoder's name; "" for any
+FindWord = Callable[[str], Vectors | None]
+EMBEDDING = "embedding:"  # what stands before the name of a learned word
+
+
 class TextEncoder(Protocol):
     """What a family's text encoder offers to this file."""
 
+    name: str  # l, h or g
+    width: int  # of the vectors that it reads
     length: int  # positions of one chunk, begin and end included
     bos: int
     eos: int
@@ -31,8 +39,14 @@ class TextEncoder(Protocol):
     def split(self, text: str) -> list[tuple[int, tuple[int, int]]]:
         """Token ids of a text without special tokens, each with the characters it covers."""
 
-    def __call__(self, ids: Tensor, last_layer: int | None) -> tuple[Tensor, Tensor]:
-        """Hidden states [k, length, d] and pooled vectors [k, d] of token ids [k, length]."""
+    def __call__(self, ids: Tensor, last_layer: int | None, vectors: Sequence[Tensor] = ()) -> tuple[Tensor, Tensor]:
+        """Hidden states [k, length, d] and pooled vectors [k, d] of token ids [k, length]; -1 - i stands for the i-th vector."""
+
+
+class TextPart(Protocol):
+    """A family's text encoders: one or two of them."""
+
+    towers: tuple[TextEncoder, ...]
 
 
 # -- weights --
@@ -105,13 +119,15 @@ class _Token:
     id: int
     weight: float = 1.0
     span: tuple[int, int] = (-1, -1)
+    vector: Tensor | None = None
 
 
-def tokenize(encoder: TextEncoder, text: str, breaks: bool = False) -> Tokens:
+def tokenize(encoder: TextEncoder, text: str, breaks: bool = False, find: FindWord | None = None) -> Tokens:
     """Tokens of a prompt in chunks of the encoder's length, each with begin, end and padding.
 
     A part of one weight that has fewer than 8 tokens is not split over a chunk border. `breaks`: the word BREAK ends a chunk (otherwise it
-    is a word like any other, as in ComfyUI).
+    is a word like any other, as in ComfyUI). `find` gives the vectors of a learned word, written `embedding:name`; a name that it does not
+    know stays text, with a warning, and vectors of another width than the encoder's are left out, with a warning.
     """
     groups: list[list[_Token] | None] = []
     clean = ""
@@ -119,18 +135,59 @@ def tokenize(encoder: TextEncoder, text: str, breaks: bool = False) -> Tokens:
         for i, piece in enumerate(re.split(r"\bBREAK\b", part) if breaks else [part]):
             if i:
                 groups.append(None)
-            groups.append([_Token(id, weight, (a + len(clean), b + len(clean))) for id, (a, b) in encoder.split(piece)])
+            for tokens in _pieces(encoder, piece, weight, find):
+                groups.append([replace(token, span=(token.span[0] + len(clean), token.span[1] + len(clean))) for token in tokens])
             clean += piece
     tokens = [token for chunk in _chunks(groups, encoder) for token in chunk]
+    vectors = [token.vector for token in tokens if token.vector is not None]
+    learned = iter(range(len(vectors)))
     word_spans = words(clean)
     return Tokens(
         clean,
-        tuple(token.id for token in tokens),
+        tuple(token.id if token.vector is None else -1 - next(learned) for token in tokens),
         tuple(token.span for token in tokens),
         tuple(next((w for w, (a, b) in enumerate(word_spans) if a <= token.span[0] < b), -1) for token in tokens),
         tuple(token.weight for token in tokens),
         encoder.length,
+        tuple(vectors),
     )
+
+
+def _pieces(encoder: TextEncoder, text: str, weight: float, find: FindWord | None) -> Iterator[list[_Token]]:
+    """The tokens of a text, group by group: a learned word is a group of its own."""
+
+    def plain(start: int, end: int) -> list[_Token]:
+        return [_Token(id, weight, (start + a, start + b)) for id, (a, b) in encoder.split(text[start:end])]
+
+    start = 0
+    for match in re.finditer(rf"(?<!\S){EMBEDDING}(\S+)", text) if find is not None else ():
+        name, found = match[1], None
+        for name in dict.fromkeys((match[1], match[1].rstrip(","))):
+            found = find(name) if find is not None and name else None
+            if found is not None:
+                break
+        if found is None:
+            warnings.warn(f"there is no embedding {match[1]!r}; it is read as text", stacklevel=2)
+            continue
+        vectors = _fitting(found, encoder, name)
+        end = match.start() + len(EMBEDDING) + len(name)
+        yield plain(start, match.start())
+        yield [_Token(0, weight, (match.start(), end), vector) for vector in vectors]
+        start = end
+    yield plain(start, len(text))
+
+
+def _fitting(found: Vectors, encoder: TextEncoder, name: str) -> Sequence[Tensor]:
+    vectors = found.get(encoder.name, found.get(""))
+    if vectors is None:
+        warnings.warn(f"embedding {name!r} has nothing for the text encoder {encoder.name}; it is left out there", stacklevel=2)
+        return ()
+    vectors = vectors.reshape(-1, vectors.shape[-1])
+    if vectors.shape[-1] != encoder.width:
+        wanted = f"{encoder.width} is wanted by the text encoder {encoder.name}"
+        warnings.warn(f"embedding {name!r} has vectors of width {vectors.shape[-1]}, {wanted}; it is left out there", stacklevel=2)
+        return ()
+    return list(vectors)
 
 
 def _chunks(groups: Sequence[list[_Token] | None], encoder: TextEncoder) -> list[list[_Token]]:
@@ -157,11 +214,12 @@ def join_tokens(a: Tokens, b: Tokens) -> Tokens:
     offset, word = len(a.text) + 1, len(words(a.text))
     return Tokens(
         f"{a.text} {b.text}",
-        a.ids + b.ids,
+        a.ids + tuple(id if id >= 0 else id - len(a.vectors) for id in b.ids),
         a.spans + tuple((x + offset, y + offset) if x >= 0 else (-1, -1) for x, y in b.spans),
         a.words + tuple(w + word if w >= 0 else -1 for w in b.words),
         a.weights + b.weights,
         a.chunk,
+        a.vectors + b.vectors,
     )
 
 
@@ -185,28 +243,50 @@ def token_indices(tokens: Tokens, phrase: str, occurrence: int = 0) -> tuple[int
 
 @contextmanager
 def open_text(clip: Clip, device: TorchDevice) -> Iterator[TextEncoder]:
-    """The text encoder on the device with the deltas of its patches applied; undone on exit."""
-    with opened(clip.weights, clip.patches, device.weights) as encoder:
-        yield encoder  # type: ignore[misc]  # a family's text part offers TextEncoder
+    """The text encoder on the device with its weight patches in effect; undone on exit. Of SDXL's two the first."""
+    with _open(clip, device) as part:
+        yield part.towers[0]
 
 
-def encode(clip: Clip, text: str, device: TorchDevice, breaks: bool = False) -> Conditioning:
+@contextmanager
+def _open(clip: Clip, device: TorchDevice) -> Iterator[TextPart]:
+    with opened(clip.weights, clip.patches, device.weights) as part:
+        yield part  # type: ignore[misc]  # a family's text part offers TextPart
+
+
+def encode(
+    clip: Clip, text: str | Mapping[str, str], device: TorchDevice, breaks: bool = False, *, find: FindWord | None = None
+) -> Conditioning:
     """Encode a prompt: chunks are encoded apart and laid one after the other on the token axis; the pooled vector is the first one's.
 
-    A token of weight w becomes z₀ + w·(z − z₀) with z₀ the encoding of the empty prompt at the same position of its chunk.
+    A token of weight w becomes z₀ + w·(z − z₀) with z₀ the encoding of the empty prompt at the same position of its chunk. The states of
+    two encoders lie side by side, and the pooled vector is the second's; `text` may be a prompt for each, by the encoder's name, the
+    shorter one filled up with empty chunks. `find` gives the vectors of learned words.
     """
-    if not isinstance(text, str):
-        raise TypeError(f"text: a string is wanted, {type(text).__name__} given")
-    with open_text(clip, device) as encoder, torch.no_grad():
-        tokens = tokenize(encoder, text, breaks)
-        states, pooled = encode_tokens(encoder, tokens, clip.last_layer, device.torch)
-    return Conditioning((Cond(states, pooled=pooled, tokens=(tokens,)),))
+    texts = {"": text} if isinstance(text, str) else text
+    for each in texts.values() if isinstance(texts, Mapping) else (texts,):
+        if not isinstance(each, str):
+            raise TypeError(f"text: a string is wanted, {type(each).__name__} given")
+    with _open(clip, device) as part, torch.no_grad():
+        all_tokens = [tokenize(tower, texts.get(tower.name, texts.get("", "")), breaks, find) for tower in part.towers]
+        longest = max(len(tokens) // tokens.chunk for tokens in all_tokens)
+        filled = [_fill(tower, tokens, longest) for tower, tokens in zip(part.towers, all_tokens, strict=True)]
+        encoded = [encode_tokens(tower, tokens, clip.last_layer, device.torch) for tower, tokens in zip(part.towers, filled, strict=True)]
+    states = torch.cat([states for states, _ in encoded], dim=-1)
+    return Conditioning((Cond(states, pooled=encoded[-1][1], tokens=(filled[0],)),))
+
+
+def _fill(encoder: TextEncoder, tokens: Tokens, chunks: int) -> Tokens:
+    while len(tokens) < chunks * tokens.chunk:
+        empty = tokenize(encoder, "")
+        tokens = replace(join_tokens(tokens, empty), text=tokens.text)
+    return tokens
 
 
 def encode_tokens(encoder: TextEncoder, tokens: Tokens, last_layer: int | None, device: torch.device) -> tuple[Tensor, Tensor]:
     """Weighted hidden states [1, n, d] and the pooled vector [1, d] of tokens, in float32."""
     ids = torch.tensor(tokens.ids, device=device).view(-1, tokens.chunk)
-    states, pooled = encoder(ids, last_layer)
+    states, pooled = encoder(ids, last_layer, tokens.vectors) if tokens.vectors else encoder(ids, last_layer)
     states = states.float()
     weights = torch.tensor(tokens.weights, device=device).view(-1, tokens.chunk, 1)
     if bool((weights != 1).any()):

@@ -75,15 +75,15 @@ def _check(value: object, name: str, tensor: object, ndim: tuple[int, ...], shap
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Image:
-    """A batch of RGB images, [b, h, w, 3], floats from 0 to 1."""
+    """A batch of RGB images, [b, h, w, 3], floats from 0 to 1; a fourth channel is alpha."""
 
     socket: ClassVar[str] = "IMAGE"
     pixels: Tensor
 
     def __post_init__(self) -> None:
         _check(self, "pixels", self.pixels, (4,), "[b, h, w, 3]")
-        if self.pixels.shape[-1] != 3:
-            raise ValueError(f"Image.pixels: 3 channels last are wanted, shape {tuple(self.pixels.shape)} given")
+        if self.pixels.shape[-1] not in (3, 4):
+            raise ValueError(f"Image.pixels: 3 or 4 channels last are wanted, shape {tuple(self.pixels.shape)} given")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -26,6 +26,7 @@ KINDS: tuple[str, ...] = (
     "vae",
     "text_encoders",
     "diffusion_models",
+    "diffusers",
     "controlnet",
     "embeddings",
     "ip_adapter",

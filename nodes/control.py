@@ -97,7 +97,7 @@ class SetUnionControlNetType(Node, category="conditioning/controlnet", title="Se
     """Tell a ControlNet that knows several kinds of picture which kind it gets."""
 
     control_net: ControlNet
-    type: UnionType = "auto"
+    type: Annotated[UnionType, Field(description="auto: tell it nothing.")] = "auto"
 
     def run(self, ctx: Context) -> ControlNet:
         return replace(self.control_net, types=() if self.type == "auto" else (UNION_TYPES[self.type],))

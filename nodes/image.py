@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
@@ -23,6 +24,7 @@ from nodes.params import (
     ScaledImageSide,
     Unit,
     UpscaleMethod,
+    number,
     quarter_turns,
 )
 
@@ -56,6 +58,21 @@ class ImageScaleBy(Node, category="image/upscaling", title="Upscale Image By", a
 
     def run(self, ctx: Context) -> Image:
         height, width = (max(1, round(side * self.scale_by)) for side in self.image.pixels.shape[1:3])
+        return Image(resize_image(self.image.pixels, width, height, self.upscale_method))
+
+
+class ImageScaleToTotalPixels(Node, category="image/upscaling", title="Scale Image to Total Pixels", aliases=("resize", "megapixels")):
+    """Pictures at about so many pixels in all, their aspect ratio kept."""
+
+    image: Image
+    upscale_method: UpscaleMethod
+    megapixels: Annotated[float, number(0.01, 16, 0.01, "In units of 1024 × 1024 pixels.")] = 1.0
+    resolution_steps: Annotated[int, number(1, 256, 1, "Width and height are rounded to multiples of this.")] = 1
+
+    def run(self, ctx: Context) -> Image:
+        rows, columns = self.image.pixels.shape[1:3]
+        factor, step = math.sqrt(self.megapixels * 1024 * 1024 / (rows * columns)), self.resolution_steps
+        width, height = (max(1, round(side * factor / step)) * step for side in (columns, rows))
         return Image(resize_image(self.image.pixels, width, height, self.upscale_method))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import torch
+import torch.nn.functional as F
 
 from diffusion.image import resize_image
 from diffusion.values import Image
@@ -23,6 +24,8 @@ class ImageBatch(Node, category="image/batch", title="Batch Images", aliases=("j
 
     def run(self, ctx: Context) -> Image:
         a, b = self.image1.pixels, self.image2.pixels.to(self.image1.pixels)
+        channels = max(a.shape[-1], b.shape[-1])
+        a, b = (F.pad(each, (0, channels - each.shape[-1]), value=1.0) for each in (a, b))  # where only one has alpha, the other is opaque
         if b.shape[1:] != a.shape[1:]:
             b = resize_image(b, a.shape[2], a.shape[1], "bilinear", "center")
         return Image(torch.cat([a, b]))

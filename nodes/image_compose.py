@@ -30,7 +30,9 @@ class ImageCompositeMasked(Node, category="image", title="Composite Images (Mask
 
     def run(self, ctx: Context) -> Image:
         mask = None if self.mask is None else self.mask.values
-        under, over = self.destination.pixels.movedim(-1, 1), self.source.pixels.movedim(-1, 1)
+        channels = self.destination.pixels.shape[-1]  # the destination says whether there is alpha
+        source = F.pad(self.source.pixels, (0, max(0, channels - self.source.pixels.shape[-1])), value=1.0)[..., :channels]
+        under, over = self.destination.pixels.movedim(-1, 1), source.movedim(-1, 1)
         return Image(paste(under, over, self.x, self.y, mask, self.resize_source).movedim(1, -1).contiguous())
 
 

@@ -16,12 +16,13 @@ from torch import Tensor
 
 from diffusion.values import Image, Mask
 from graph_engine.errors import NodeError
-from graph_engine.node import Node
+from graph_engine.node import File, Node
 from nodes.params import PICTURES, InputImage
 
 if TYPE_CHECKING:
     from graph_engine.context import Context
 
+OutputImage = Annotated[str, File("output"), Field(description="A picture that was saved before.")]
 MOST_PIXELS = 2**27  # of all frames together; as floats they take 1.5 GiB
 NO_ALPHA = (64, 64)  # the size of the mask that stands for "no alpha"
 
@@ -103,6 +104,21 @@ class LoadImage(Node, category="image", title="Load Image", aliases=("open", "pi
 
     def run(self, ctx: Context) -> Out:
         with opened(ctx.path("input", self.image, PICTURES), self.image) as picture:
+            pixels, mask = frames_of(picture)
+        return self.Out(Image(pixels), Mask(mask))
+
+
+class LoadImageOutput(Node, category="image", title="Load Image (from Outputs)", aliases=("open", "picture", "result")):
+    """A picture from the output folder, and its transparency as a mask."""
+
+    image: OutputImage
+
+    class Out(NamedTuple):
+        image: Image
+        mask: Annotated[Mask, Field(description="1 − alpha; 64 × 64 zeros for a picture without alpha.")]
+
+    def run(self, ctx: Context) -> Out:
+        with opened(ctx.path("output", self.image), self.image) as picture:
             pixels, mask = frames_of(picture)
         return self.Out(Image(pixels), Mask(mask))
 

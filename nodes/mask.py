@@ -34,13 +34,13 @@ class ImageToMask(Node, category="mask", title="Convert Image to Mask"):
     image: Image
     channel: Annotated[
         Literal["red", "green", "blue", "alpha"],
-        Field(description="Pictures here have no alpha: LoadImage gives it as a mask."),
+        Field(description="alpha: only of pictures that have it, as JoinImageWithAlpha makes them; LoadImage gives it as a mask."),
     ] = "red"
 
     def run(self, ctx: Context) -> Mask:
-        if self.channel == "alpha":
+        if self.channel == "alpha" and self.image.pixels.shape[-1] < 4:
             raise ValueError("channel: red, green or blue is wanted; this picture has no alpha (the mask output of LoadImage is 1 − alpha)")
-        return Mask(self.image.pixels[..., ("red", "green", "blue").index(self.channel)].contiguous())
+        return Mask(self.image.pixels[..., ("red", "green", "blue", "alpha").index(self.channel)].contiguous())
 
 
 class ImageColorToMask(Node, category="mask", title="Convert Color to Mask", aliases=("chroma key", "image color to mask")):

@@ -23,7 +23,7 @@ OUT = ("up_blocks.", "conv_norm_out.", "conv_out.")
 Network = TypeVar("Network", Model, Clip)
 
 
-class ModelMergeSimple(Node, category="advanced/model_merging"):
+class ModelMergeSimple(Node, category="advanced/model_merging", title="Merge Models"):
     """model1·ratio + model2·(1 − ratio) for all weights; everything but weights is model1's."""
 
     model1: Model
@@ -34,7 +34,7 @@ class ModelMergeSimple(Node, category="advanced/model_merging"):
         return _blend(self.model1, self.model2, ("", self.ratio, 1.0 - self.ratio))
 
 
-class ModelMergeBlocks(Node, category="advanced/model_merging"):
+class ModelMergeBlocks(Node, category="advanced/model_merging", title="Merge Models by Blocks"):
     """model1·ratio + model2·(1 − ratio), with a ratio each for the input blocks, the middle and the output blocks."""
 
     model1: Model
@@ -48,7 +48,7 @@ class ModelMergeBlocks(Node, category="advanced/model_merging"):
         return _blend(self.model1, self.model2, *((name, ratio, 1.0 - ratio) for name, ratio in ratios))
 
 
-class ModelMergeAdd(Node, category="advanced/model_merging"):
+class ModelMergeAdd(Node, category="advanced/model_merging", title="Add Models"):
     """model1 + model2, as for a difference that ModelMergeSubtract made."""
 
     model1: Model
@@ -58,7 +58,7 @@ class ModelMergeAdd(Node, category="advanced/model_merging"):
         return _blend(self.model1, self.model2, ("", 1.0, 1.0))
 
 
-class ModelMergeSubtract(Node, category="advanced/model_merging"):
+class ModelMergeSubtract(Node, category="advanced/model_merging", title="Subtract Models"):
     """(model1 − model2)·multiplier: what the one has learned beyond the other."""
 
     model1: Model
@@ -69,7 +69,7 @@ class ModelMergeSubtract(Node, category="advanced/model_merging"):
         return _blend(self.model1, self.model2, ("", self.multiplier, -self.multiplier))
 
 
-class CLIPMergeSimple(Node, category="advanced/model_merging"):
+class CLIPMergeSimple(Node, category="advanced/model_merging", title="Merge Text Encoders"):
     """clip1·ratio + clip2·(1 − ratio) for all weights of text encoders."""
 
     clip1: Clip
@@ -80,7 +80,7 @@ class CLIPMergeSimple(Node, category="advanced/model_merging"):
         return _blend(self.clip1, self.clip2, ("", self.ratio, 1.0 - self.ratio))
 
 
-class CLIPMergeAdd(Node, category="advanced/model_merging"):
+class CLIPMergeAdd(Node, category="advanced/model_merging", title="Add Text Encoders"):
     """clip1 + clip2, as for a difference that CLIPMergeSubtract made."""
 
     clip1: Clip
@@ -90,7 +90,7 @@ class CLIPMergeAdd(Node, category="advanced/model_merging"):
         return _blend(self.clip1, self.clip2, ("", 1.0, 1.0))
 
 
-class CLIPMergeSubtract(Node, category="advanced/model_merging"):
+class CLIPMergeSubtract(Node, category="advanced/model_merging", title="Subtract Text Encoders"):
     """(clip1 − clip2)·multiplier: what the one has learned beyond the other."""
 
     clip1: Clip

@@ -12,7 +12,7 @@ from PIL.PngImagePlugin import PngInfo
 from pydantic import Field
 
 from diffusion.image import to_pil
-from diffusion.values import Image
+from diffusion.values import Image, Mask
 from graph_engine.node import Node
 from nodes.params import FilenamePrefix
 
@@ -62,5 +62,18 @@ class PreviewImage(Node, category="image", title="Preview Image", output=True, a
         info = texts(ctx)
         prefix = f"preview_{secrets.token_hex(4)}"  # nobody may guess at or collide with another run's files
         for picture in to_pil(self.images.pixels):
+            ctx.check()
+            ctx.save(prefix, ".png", partial(write_png, picture, info, 1), kind="temp")
+
+
+class MaskPreview(Node, category="mask", title="Preview Mask", output=True, aliases=("show", "look")):
+    """Show masks as grey pictures without keeping them."""
+
+    mask: Annotated[Mask, Field(description="What to show.")]
+
+    def run(self, ctx: Context) -> None:
+        info = texts(ctx)
+        prefix = f"preview_{secrets.token_hex(4)}"
+        for picture in to_pil(self.mask.values[..., None]):
             ctx.check()
             ctx.save(prefix, ".png", partial(write_png, picture, info, 1), kind="temp")

@@ -218,7 +218,7 @@ class AttributeProbe(Node, category="toybox", title="Attribute Probe", output=Tr
         except FileNotFoundError as problem:
             raise NodeError(str(problem)) from problem
         with torch.no_grad():
-            readings = probe.read(self.image.pixels.cpu())
+            readings = probe.read(self.image.pixels[..., :3].cpu())
         ctx.show(text=[described(reading) for reading in readings])
         return self.Out(
             objects=[len(reading.objects) for reading in readings],

@@ -20,7 +20,7 @@ from graph_engine.errors import GraphError
 from graph_engine.schema import json_schema
 from graph_engine.suggest import did_you_mean
 from graph_engine.validate import needs_classes, notes, objections
-from server.commands import Token, cancel, given, queue, serve, status
+from server.commands import Pickles, Token, cancel, given, queue, read_pickles, serve, status
 from server.exits import CANCELLED, DONE, FAILED, INVALID, USAGE
 from server.listing import details, listing
 from server.settings import ClientSettings, Settings
@@ -114,6 +114,7 @@ def run(
     device: Annotated[str | None, Parameter(help="auto, cpu, cuda, cuda:1, mps")] = None,
     cache_dir: Annotated[Path | None, Parameter(help="keep results on disk, for the next process")] = None,
     debug: Annotated[bool, Parameter(negative=(), help="check that no node writes into its inputs, and print tracebacks")] = False,
+    allow_pickle: Pickles = False,
     server: Annotated[str | None, Parameter(help="run it on this server, such as http://127.0.0.1:8188, and fetch what it makes")] = None,
     token: Token = None,
 ) -> int:
@@ -124,6 +125,7 @@ def run(
     file
         A workflow in API JSON, or a picture that carries one (as SaveImage writes it).
     """
+    read_pickles(allow_pickle)
     settings = Settings()
     folders = _folders(settings, output)
     specs = Catalogue.load().specs

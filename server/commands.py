@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,10 +17,14 @@ from server.settings import ClientSettings, ServerSettings
 if TYPE_CHECKING:
     from server.transport import Http
 
-__all__ = ["Token", "cancel", "given", "queue", "serve", "status"]
+__all__ = ["Pickles", "Token", "cancel", "given", "queue", "read_pickles", "serve", "status"]
 
 Server = Annotated[str | None, Parameter(help="address of a running server; $LATENTGRAPH_SERVER or http://127.0.0.1:8188 when not given")]
 Token = Annotated[str | None, Parameter(help="what the server asks for; better in $LATENTGRAPH_TOKEN, where other users do not see it")]
+
+Pickles = Annotated[
+    bool, Parameter(negative=(), help="also read pickled model files (.ckpt, .pt, .bin), as weights only; $LATENTGRAPH_ALLOW_PICKLE=1")
+]
 
 
 def serve(
@@ -44,14 +49,22 @@ def serve(
     requeue: Annotated[bool | None, Parameter(negative=(), help="run again what a crash interrupted")] = None,
     log_json: Annotated[bool | None, Parameter(negative=(), help="log one JSON object a line")] = None,
     log_level: Annotated[str | None, Parameter(help="debug, info, warning, error")] = None,
+    allow_pickle: Pickles = False,
 ) -> int:
     """Start the server with the visual editor. Everything can also be set in the environment: LATENTGRAPH_PORT, LATENTGRAPH_TOKEN, …"""
     from server.serve import serve as start
 
+    read_pickles(allow_pickle)
     options = given(host=listen, port=port, token=token, devices=devices, base=base, cache_dir=cache_dir, requeue=requeue)
     options |= given(log_json=log_json, log_level=log_level, hosts=host_name, origins=origin, home=home and home.absolute())
     start(ServerSettings(**options))
     return DONE
+
+
+def read_pickles(allowed: bool) -> None:
+    """Let this process and its workers read pickled model files."""
+    if allowed:
+        os.environ["LATENTGRAPH_ALLOW_PICKLE"] = "1"
 
 
 def status(*, server: Server = None, token: Token = None) -> int:

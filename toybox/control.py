@@ -105,7 +105,8 @@ class Control:
         return (weight * (eps.float() - b.noise).square().mean((1, 2, 3))).mean()
 
 
-def export(net: nn.Module, folder: Path) -> None:
-    """Write a diffusers folder in half precision."""
-    half = {name: tensor.half().contiguous() for name, tensor in net.state_dict().items()}
-    net.save_pretrained(folder, state_dict=half) if isinstance(net, ControlNetModel) else net.half().save_pretrained(folder)
+def export(net: Any, folder: Path) -> None:
+    """Write a diffusers folder in half precision; the network's own weights become half, too."""
+    for parameter in net.parameters():
+        parameter.data = parameter.data.to(torch.float16, memory_format=torch.contiguous_format)
+    net.save_pretrained(folder)

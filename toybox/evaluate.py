@@ -154,8 +154,7 @@ def attention(bench: Bench) -> list[Gate]:
                 seen = maps[row, tokens_of(bench.model, said.text, start, end)].mean(0)
                 for cut, found in values.items():
                     found.append(iou((seen > cut * seen.max()).float(), small[row, k]).item())
-    named = f"noun's attention against its object, t {LOOK_AT}, IoU"
-    return [mean(named, found, 0.60, "", note=f"cut at {cut} of the maximum") for cut, found in values.items()]
+    return [mean(f"noun's attention on its object, t {LOOK_AT}, > {cut}", found, 0.60, "", note="IoU") for cut, found in values.items()]
 
 
 def tokens_of(model: Diffuser, text: str, start: int, end: int) -> list[int]:

@@ -71,7 +71,7 @@ def apply_all(
     """The same for several conditionings; one patch serves all, so that they are evaluated in one batch."""
     if strength == 0:
         return conditionings
-    patch = Control(net, image.pixels, strength, start, end, spread)
+    patch = Control(net, image.pixels[..., :3], strength, start, end, spread)
 
     def controlled(entry: Cond) -> Cond:
         return replace(entry, patches=(*entry.patches, patch))

@@ -83,7 +83,9 @@ def vae_to_diffusers(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -
     if is_original_vae({name: tuple(tensor.shape) for name, tensor in tensors.items()}):
         named = {new: tensors[old] for old, new in renamed(tensors, vae_names(config)).items()}
     else:
-        named = {name: t for name, t in modern_vae_names(tensors).items() if name.startswith(("encoder.", "decoder.", "quant_", "post_quant_"))}
+        named = {
+            name: t for name, t in modern_vae_names(tensors).items() if name.startswith(("encoder.", "decoder.", "quant_", "post_quant_"))
+        }
     return {name: t[:, :, 0, 0] if t.ndim == 4 and _VAE_LINEAR.search(name) else t for name, t in named.items()}
 
 
@@ -96,7 +98,13 @@ def vae_to_original(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) ->
 
 # -- text encoders --
 
-_OPEN_CLIP = {"ln_1": "layer_norm1", "ln_2": "layer_norm2", "mlp.c_fc": "mlp.fc1", "mlp.c_proj": "mlp.fc2", "attn.out_proj": "self_attn.out_proj"}
+_OPEN_CLIP = {
+    "ln_1": "layer_norm1",
+    "ln_2": "layer_norm2",
+    "mlp.c_fc": "mlp.fc1",
+    "mlp.c_proj": "mlp.fc2",
+    "attn.out_proj": "self_attn.out_proj",
+}
 _IN_PROJ = re.compile(r"transformer\.resblocks\.(\d+)\.attn\.in_proj_(weight|bias)")
 
 
@@ -117,7 +125,13 @@ def text_to_transformers(tensors: Mapping[str, Tensor], layers: int) -> dict[str
     """A text encoder's weights, with OpenCLIP's names or transformers', as transformers' CLIPTextModel has them, and text_projection."""
     if not is_open_clip({name: tuple(tensor.shape) for name, tensor in tensors.items()}):
         plain = {name.removeprefix("text_model."): tensor for name, tensor in tensors.items()}
-        known = ("embeddings.token_embedding.", "embeddings.position_embedding.", "encoder.layers.", "final_layer_norm.", "text_projection.")
+        known = (
+            "embeddings.token_embedding.",
+            "embeddings.position_embedding.",
+            "encoder.layers.",
+            "final_layer_norm.",
+            "text_projection.",
+        )
         return {name: tensor for name, tensor in plain.items() if name.startswith(known)}
     found = {new: tensors[old] for old, new in renamed(tensors, open_clip_names(layers)).items()}
     if "positional_embedding" in tensors:

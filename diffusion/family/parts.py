@@ -125,7 +125,11 @@ def load_unet(ref: WeightsRef, dtype: torch.dtype) -> nn.Module:
     """The U-Net of a file or folder."""
     root = Path(ref.source)
     if root.is_file():
-        return _found(find_unet(open_tensors(root)), root, "U-Net").load(dtype)
+        unet = _found(find_unet(open_tensors(root)), root, "U-Net").load(dtype)
+        if ref.dtype is not None and ref.dtype.startswith("float8"):
+            for parameter in unet.parameters():
+                parameter.data = parameter.data.to(getattr(torch, ref.dtype)).to(dtype)
+        return unet
     return fill(_meta(UNet2DConditionModel, read_json(root / "unet" / "config.json")), read_tensors(root / "unet"), dtype, root / "unet")
 
 
@@ -258,6 +262,8 @@ def load_tower_folder(root: Path, number: str, dtype: torch.dtype, *, name: str,
         tensors.pop("text_projection.weight", None)
     fill(model, tensors, dtype, folder)
     tokenizer = CLIPTokenizer.from_pretrained(root / f"tokenizer{number}", local_files_only=True)
+    if name == "l" and config.hidden_act == "gelu":
+        name = "h"  # OpenCLIP's, in 2.x
     return TextEncoder(model, tokenizer, name=name, layer=layer, norm=norm)
 
 

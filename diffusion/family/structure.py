@@ -170,12 +170,18 @@ def read_diffusers(shapes: Shapes) -> Structure:
 
     def side(name: str) -> list[list[int]]:
         return [
-            [_depth(shapes, f"{name}.{i}.attentions.{j}") for j in _children(shapes, f"{name}.{i}.resnets")] for i in _children(shapes, name)
+            [_depth(shapes, f"{name}.{i}.attentions.{j}") for j in _children(shapes, f"{name}.{i}.resnets")]
+            for i in _children(shapes, name)
         ]
 
     down, up = side("down_blocks"), side("up_blocks")
-    channels = [_first(shapes, 0, *(f"down_blocks.{i}.resnets.0.{_RESNET[n.rpartition('.')[0]]}.{n.rpartition('.')[2]}" for n in _WIDE)) for i in range(len(down))]
-    transformer = [f"{n}.{i}.attentions.{j}" for n, s in (("down_blocks", down), ("up_blocks", up)) for i, d in enumerate(s) for j in range(len(d))]
+    channels = [
+        _first(shapes, 0, *(f"down_blocks.{i}.resnets.0.{_RESNET[n.rpartition('.')[0]]}.{n.rpartition('.')[2]}" for n in _WIDE))
+        for i in range(len(down))
+    ]
+    transformer = [
+        f"{n}.{i}.attentions.{j}" for n, s in (("down_blocks", down), ("up_blocks", up)) for i, d in enumerate(s) for j in range(len(d))
+    ]
     added = _first(shapes, 1, "add_embedding.linear_1.weight") if _has(shapes, "add_embedding") else None
     return _structure(
         shapes,

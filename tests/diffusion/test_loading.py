@@ -6,7 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from diffusion.loading import modern_vae_names, open_checkpoint
+from diffusion.family.layout import modern_vae_names
+from diffusion.loading import open_checkpoint
 from diffusion.memory import TorchDevice
 
 
@@ -55,7 +56,7 @@ def test_what_is_missing_is_named(copy, missing):
 def test_what_is_no_folder_is_refused(folder, tmp_path):
     with pytest.raises(FileNotFoundError):
         open_checkpoint(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match="a file given"):
+    with pytest.raises(ValueError, match="not a safetensors file"):
         open_checkpoint(folder / "model_index.json")
 
 

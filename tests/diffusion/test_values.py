@@ -22,7 +22,7 @@ def test_every_socket_is_a_frozen_dataclass_with_its_own_name():
     ("make", "wanted"),
     [
         (lambda: Image(torch.zeros(4, 4, 3)), "b, h, w, 3"),
-        (lambda: Image(torch.zeros(1, 3, 4, 4)), "3 channels last"),
+        (lambda: Image(torch.zeros(1, 3, 8, 8)), "3 or 4 channels last"),
         (lambda: Mask(torch.zeros(1, 4, 4, 1)), "b, h, w"),
         (lambda: Latent(torch.zeros(4, 8, 8)), "b, c, h, w"),
         (lambda: Latent(torch.zeros(1, 4, 8, 8), noise_mask=torch.zeros(1, 8, 8)), "b, 1, h, w"),

@@ -9,7 +9,7 @@ from PIL import Image as Picture
 
 from graph_engine.errors import NodeError
 from nodes import image_files
-from nodes.image_files import LoadImage, LoadImageMask
+from nodes.image_files import LoadImage, LoadImageMask, LoadImageOutput
 
 RGBA = np.random.default_rng(0).integers(0, 256, (5, 7, 4), dtype=np.uint8)
 
@@ -107,3 +107,13 @@ def test_decompression_bombs_are_refused_before_they_unpack(ctx, inputs, monkeyp
     frame.save(inputs / "many.tiff", save_all=True, append_images=[frame, frame])
     with pytest.raises(NodeError, match=r"image: 'many\.tiff' has 105 pixels, at most 70 are read"):
         load(ctx, "many.tiff")
+
+
+def test_a_saved_picture_is_loaded_from_the_output_folder(ctx):
+    folder = ctx.folders.base / "output" / "sub"
+    folder.mkdir(parents=True)
+    Picture.new("RGBA", (5, 4), (255, 0, 51, 102)).save(folder / "a.png")
+    out = LoadImageOutput(image="sub/a.png").run(ctx)
+    assert out.image.pixels.shape == (1, 4, 5, 3)
+    assert out.image.pixels[0, 0, 0].tolist() == pytest.approx([1, 0, 0.2])
+    assert out.mask.values[0, 0, 0] == pytest.approx(0.6)

@@ -6,12 +6,12 @@ import pytest
 import torch
 from PIL import Image as Picture
 
-from diffusion.values import Image, Latent
+from diffusion.values import Image, Latent, Mask
 from graph_engine.context import Context
 from graph_engine.errors import Cancelled, NodeError
 from nodes.image_files import LoadImage
 from nodes.latent_files import OLD_SCALE, LoadLatent, SaveLatent
-from nodes.save_image import PreviewImage, SaveImage
+from nodes.save_image import MaskPreview, PreviewImage, SaveImage
 
 WORKFLOW = {"1": {"class_type": "SaveImage", "inputs": {"filename_prefix": 'ä\n"quoted"'}}}
 
@@ -115,3 +115,11 @@ def test_latent_files_of_the_old_version_are_unscaled(ctx, folders):
     (inputs / "broken.latent").write_bytes(b"nothing")
     with pytest.raises(NodeError, match=r"latent: 'broken\.latent' cannot be read"):
         LoadLatent(latent="broken.latent").run(ctx)
+
+
+def test_a_mask_is_shown_as_grey_in_the_temporary_folder(ctx):
+    MaskPreview(mask=Mask(torch.tensor([[[0.0, 0.5], [1.0, 0.25]]]))).run(ctx)
+    (file,) = (ctx.folders.base / "temp").glob("*.png")
+    with Picture.open(file) as picture:
+        assert picture.mode == "L"
+        assert np.asarray(picture).tolist() == [[0, 127], [255, 63]]

@@ -42,7 +42,7 @@ def test_hints_are_the_scenes_edges_and_colours(shown: dict[str, Tensor]) -> Non
 
 def test_thin_edges_lie_on_the_edges_and_outlines_around_the_objects(shown: dict[str, Tensor]) -> None:
     whole, thin, outline = (hints.edges_of(shown["edges"][:, k])[:, 0] for k in range(3))
-    assert (thin <= whole).all()
+    assert (thin * (1 - whole)).sum() < 0.02 * thin.sum()  # they take the steepest of the three colours along each axis
     assert 0 < thin.sum() < 0.7 * whole.sum()
     _, masks = render([sample(seed) for seed in range(8)])
     near = torch.nn.functional.max_pool2d(masks.amax(1), 7, 1, 3)

@@ -1,0 +1,70 @@
+"""Nodes of saved graphs whose models are not supported: they say so, by name, instead of being unknown."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, ClassVar, NamedTuple
+
+from pydantic import Field
+
+from diffusion.values import VAE, Clip, Conditioning, Model
+from graph_engine.errors import NodeError
+from graph_engine.node import File, Node
+from nodes.params import AreaSide, CheckpointFile, LatentOffset, Text
+
+if TYPE_CHECKING:
+    from graph_engine.context import Context
+
+
+@dataclass(frozen=True, slots=True)
+class Gligen:
+    """Layers for prompts in boxes; none can be loaded."""
+
+    socket: ClassVar[str] = "GLIGEN"
+
+
+@dataclass(frozen=True, slots=True)
+class ClipVision:
+    """The picture encoder of an unCLIP checkpoint; none can be loaded."""
+
+    socket: ClassVar[str] = "CLIP_VISION"
+
+
+class unCLIPCheckpointLoader(Node, category="loaders", title="Load unCLIP Checkpoint", aliases=("model",)):  # the name in saved graphs
+    """Not supported: models that vary a picture by its CLIP embedding (Ramesh et al. 2022). It says so when it runs."""
+
+    ckpt_name: CheckpointFile
+
+    class Out(NamedTuple):
+        model: Model
+        clip: Clip
+        vae: VAE
+        clip_vision: ClipVision
+
+    def run(self, ctx: Context) -> Out:
+        raise NodeError(f"ckpt_name: {self.ckpt_name!r} is asked for as an unCLIP checkpoint; these are not supported, use Load Checkpoint")
+
+
+class GLIGENLoader(Node, category="loaders", title="Load GLIGEN", aliases=("grounding", "boxes")):
+    """Not supported: layers for prompts in boxes (Li et al. 2023). It says so when it runs."""
+
+    gligen_name: Annotated[str, File("gligen"), Field(description="A GLIGEN file.")]
+
+    def run(self, ctx: Context) -> Gligen:
+        raise NodeError(f"gligen_name: {self.gligen_name!r} cannot be used, GLIGEN is not supported; use Conditioning (Set Area) instead")
+
+
+class GLIGENTextBoxApply(Node, category="conditioning/gligen", title="Apply GLIGEN Text Box", aliases=("grounding", "boxes")):
+    """Not supported: a prompt in a box by GLIGEN (Li et al. 2023). Its loader says so when it runs."""
+
+    conditioning_to: Conditioning
+    clip: Clip
+    gligen_textbox_model: Gligen
+    text: Annotated[Text, Field(description="What to paint in the box.")]
+    width: AreaSide = 64
+    height: AreaSide = 64
+    x: LatentOffset = 0
+    y: LatentOffset = 0
+
+    def run(self, ctx: Context) -> Conditioning:
+        raise NodeError("gligen_textbox_model: GLIGEN is not supported; use Conditioning (Set Area) instead")
