@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -81,8 +81,7 @@ def _lossless(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Weights in half precision where none of them loses anything by it, as those that were read from such a file."""
     floats = {name: tensor.cpu() for name, tensor in tensors.items() if tensor.is_floating_point()}
     for dtype in _HALVES:
-        exact: Callable[[Tensor], bool] = lambda t, d=dtype: torch.equal(t.to(d).to(t.dtype), t)  # noqa: E731
-        if all(exact(tensor) for tensor in floats.values()):
+        if all(torch.equal(tensor.to(dtype).to(tensor.dtype), tensor) for tensor in floats.values()):
             return {name: tensor.to(dtype) for name, tensor in floats.items()}
     return {name: tensor.float() for name, tensor in floats.items()}
 

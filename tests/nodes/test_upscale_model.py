@@ -84,7 +84,7 @@ def esrgan() -> dict[str, torch.Tensor]:
     conv("model.0", 16, 3)
     for block in (1, 2, 3):
         for i in range(1, 6):
-            conv(f"model.1.sub.0.RDB{block}.conv{i}.0", 16 if i == 5 else 8, 16 + 8 * (i - 1))
+            conv(f"model.1.sub.0.RDB{block}.conv{i}.0", 16 if i == 5 else 32, 16 + 32 * (i - 1))
     conv("model.1.sub.1", 16, 16)
     conv("model.3", 16, 16)
     conv("model.5", 16, 16)
