@@ -82,19 +82,22 @@ class Cache:
         with self._lock:
             entry = self._ledger.get(key)
             if entry is not None:
-                if entry.moved:
-                    self._bring_back(entry)
-                return entry.value
-            record = self.lookup(key)
-            if record is not None and not record.identities:
-                return ()
-            if record is None or key not in self._stored or self._store is None:
-                return None
-            value = self._store.load(key)
-            if value is None:
-                self._stored.discard(key)
-                return None
-            self._add(Entry(key, value, record))
+                if not entry.moved:
+                    return entry.value
+                self._bring_back(entry)
+                value, record = entry.value, entry.record
+            else:
+                known = self.lookup(key)
+                if known is not None and not known.identities:
+                    return ()
+                if known is None or key not in self._stored or self._store is None:
+                    return None
+                loaded = self._store.load(key)
+                if loaded is None:
+                    self._stored.discard(key)
+                    return None
+                value, record = loaded, known
+                self._add(Entry(key, value, record))
         self._make_room(record.bytes)
         return value
 

@@ -122,7 +122,7 @@ class SaveLoRA(Node, category="loaders", title="Save LoRA Weights", output=True)
 
     lora: Lora
     prefix: FilenamePrefix = "loras/ComfyUI_trained_lora"
-    steps: Annotated[int, Field(ge=1, le=10**9, description="Training steps, for the file's name.")] | None = None
+    steps: Annotated[int, number(1, 10**9, 1, "Training steps, for the file's name.")] | None = None
 
     def run(self, ctx: Context) -> None:
         _save(ctx, self.prefix if self.steps is None else f"{self.prefix}_{self.steps}_steps", kohya_tensors(self.lora))

@@ -80,6 +80,13 @@ NODES = (
         query=(Parameter("filename", "The file.", _text, required=True),),
     ),
     Operation("GET", "/extensions", "editor", "Scripts that the editor loads", {200: ("Their paths.", _names)}),
+    Operation(
+        "GET",
+        "/extensions/latentgraph/start.js",
+        "editor",
+        "The script that says which graph a new browser begins with",
+        {200: ("The script.", binary("text/javascript"))},
+    ),
     Operation("GET", "/features", "editor", "What the server can", {200: ("By name.", _object)}),
     Operation("GET", "/i18n", "editor", "Translations", {200: ("By language.", _object)}),
     Operation("GET", "/global_subgraphs", "editor", "Subgraphs that come with node packages", {200: ("By id.", _object)}),

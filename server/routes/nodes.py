@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from starlette.concurrency import run_in_threadpool
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["routes"]
 
 _ASK = {"Cache-Control": "no-cache"}
+_START = Path(__file__).parent.parent / "start.js"
 
 
 def routes() -> list[BaseRoute]:
@@ -37,7 +39,8 @@ def routes() -> list[BaseRoute]:
         Route("/experiment/models/{folder}", files),
         Route("/view_metadata/{folder}", metadata),
         Route("/features", features),
-        Route("/extensions", nothing_listed),
+        Route("/extensions", extensions),
+        Route("/extensions/latentgraph/start.js", start),
         Route("/i18n", nothing_named),
         Route("/global_subgraphs", nothing_named),
         Route("/global_subgraphs/{id}", no_subgraph),
@@ -124,9 +127,14 @@ async def features(request: Request) -> Response:
     return JSONResponse(flags(server.settings.body_limit))
 
 
-async def nothing_listed(request: Request) -> Response:
-    """An empty list: no scripts are added to the editor."""
-    return JSONResponse([])
+async def extensions(request: Request) -> Response:
+    """The scripts that are added to the editor."""
+    return JSONResponse(["/extensions/latentgraph/start.js"])
+
+
+async def start(request: Request) -> Response:
+    """The script that says which graph a new browser begins with."""
+    return FileResponse(_START, headers=_ASK, media_type="text/javascript")
 
 
 async def nothing_named(request: Request) -> Response:

@@ -81,13 +81,15 @@ def test_what_comes_back_from_the_host_is_on_the_device_again():
     cache = Cache(device, 150, 10_000)
     mixed = (Blob(Tensor(b"d" * 100, "fake")), Blob(Tensor(b"h" * 10, "cpu")))
     key = put(cache, mixed, seconds=0.1)
-    put(cache, blob(100), seconds=5)
+    other = put(cache, blob(100), seconds=5)
     assert place(cache, key) == "host"
     assert cache.used("host") == 110 + 2 * 16
+    cache.pin(key)  # as a run does with what it reads
     value = cache.get(key)
     assert [each.x.device.type for each in value] == ["fake", "cpu"]
     assert [each.x.data for each in value] == [b"d" * 100, b"h" * 10]
-    assert device.moves == ["down", "up"]
+    assert (place(cache, key), place(cache, other)) == ("device", "host")
+    assert device.moves == ["down", "up", "down"]
 
 
 def test_pinned_values_stay_however_short_memory_is():

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Annotated, Any, Literal
 
 import pytest
@@ -79,7 +80,8 @@ def test_a_literal_is_refused_only_where_pydantic_refuses(adapter: TypeAdapter[A
         adapter.validate_json(json.dumps(value), strict=True)
     except ValidationError:
         return
-    if value in (float("inf"), float("-inf")) or (isinstance(value, int) and abs(value) >> 1000):
+    numbers = value if isinstance(value, list) else [value]
+    if any((isinstance(each, float) and not math.isfinite(each)) or (isinstance(each, int) and abs(each) >> 1000) for each in numbers):
         return  # pydantic alone would let these be, as infinity
     if value in (0, 1) and spec.choices:
         return  # for pydantic, true is 1

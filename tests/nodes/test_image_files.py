@@ -100,7 +100,9 @@ def png_header(width: int, height: int) -> bytes:
 
 def test_decompression_bombs_are_refused_before_they_unpack(ctx, inputs, monkeypatch):
     (inputs / "bomb.png").write_bytes(png_header(60000, 60000))
-    with pytest.raises(NodeError, match=r"image: 'bomb\.png' has too many pixels"):
+    with pytest.raises(
+        NodeError, match=r"image: 'bomb\.png' has (too many|3,600,000,000) pixels"
+    ):  # Pillow has a limit of its own, and a server lifts it
         load(ctx, "bomb.png")
     monkeypatch.setattr(image_files, "MOST_PIXELS", 2 * 5 * 7)
     frame = Picture.fromarray(RGBA[..., :3])

@@ -185,11 +185,20 @@ def test_a_name_stays_in_its_folder(client, home, name, status):
 
 @pytest.mark.parametrize(
     ("place", "wanted"),
-    [("/extensions", []), ("/i18n", {}), ("/global_subgraphs", {}), ("/node_replacements", {}), ("/workflow_templates", {}),
+    [("/i18n", {}), ("/global_subgraphs", {}), ("/node_replacements", {}), ("/workflow_templates", {}),
      ("/templates/index_logo.json", {})],
 )  # fmt: skip
 def test_there_is_nothing_more(client, place, wanted):
     assert client.get(place).json() == wanted
+
+
+def test_the_scripts_that_are_added_are_there(client):
+    places = client.get("/extensions").json()
+    assert places
+    for place in places:
+        answer = client.get(place)
+        assert answer.status_code == 200
+        assert answer.headers["content-type"].startswith("text/javascript")
 
 
 def test_a_subgraph_that_is_not_there(client):
