@@ -18,6 +18,8 @@ __all__ = ["save_numbered", "sweep"]
 
 
 _PART = re.compile(r"\.(\d+)\.[0-9a-f]{32}\.part")
+_MOST = 1000  # stems of a folder, and folders, that are remembered
+_numbers: dict[Path, tuple[int, dict[str, int]]] = {}  # by folder: when it changed last, and the highest number of each stem then
 
 
 def save_numbered(folder: Path, prefix: str, suffix: str, write: Callable[[BinaryIO], None], substitutions: Mapping[str, object]) -> Path:
@@ -33,12 +35,15 @@ def save_numbered(folder: Path, prefix: str, suffix: str, write: Callable[[Binar
         raise NodeError(f"{show(prefix)} leads out of the folder {folder}")
     place.mkdir(parents=True, exist_ok=True)
     part = place / f".{os.getpid()}.{uuid.uuid4().hex}.part"
+    number = _last(place, stem)  # before the folder changes
     try:
         with part.open("xb") as file:
             write(file)
-        return _claim(part, place, stem, suffix)
+        number, path = _claim(part, place, stem, suffix, number)
     finally:
         part.unlink(missing_ok=True)
+    _remember(place, stem, number)
+    return path
 
 
 def sweep(folder: Path) -> int:
@@ -63,8 +68,7 @@ def _alive(process: int) -> bool:
     return True
 
 
-def _claim(part: Path, place: Path, stem: str, suffix: str) -> Path:
-    number = _highest(place, stem)
+def _claim(part: Path, place: Path, stem: str, suffix: str, number: int) -> tuple[int, Path]:
     while True:
         number += 1
         path = place / f"{stem}_{number:05}_{suffix}"
@@ -78,7 +82,28 @@ def _claim(part: Path, place: Path, stem: str, suffix: str) -> Path:
             except FileExistsError:
                 continue
             os.replace(part, path)
-        return path
+        return number, path
+
+
+def _last(place: Path, stem: str) -> int:
+    """The highest number there is. A folder that nothing changed since this process wrote there is not read again: it may be large.
+
+    When others write at the same moment it may be too low; then the name is taken, and the next one is tried.
+    """
+    changed, stems = _numbers.get(place, (0, {}))
+    if place.stat().st_mtime_ns != changed:
+        _numbers.pop(place, None)
+    elif stem in stems:
+        return stems[stem]
+    return _highest(place, stem)
+
+
+def _remember(place: Path, stem: str, number: int) -> None:
+    stems = _numbers.get(place, (0, {}))[1]
+    if len(stems) >= _MOST or len(_numbers) >= _MOST:
+        _numbers.clear()
+        stems = {}
+    _numbers[place] = (place.stat().st_mtime_ns, stems | {stem: number})
 
 
 def _highest(place: Path, stem: str) -> int:

@@ -38,6 +38,9 @@ def write_png(picture: Picture.Image, info: PngInfo, compress_level: int, file: 
     picture.save(file, "PNG", pnginfo=info, compress_level=compress_level)
 
 
+_PREVIEW = f"preview_{secrets.token_hex(4)}"  # of this process: nobody may guess at its files
+
+
 class SaveImage(Node, category="image", title="Save Image", output=True, aliases=("export", "write")):
     """Write pictures as PNG files into the output folder, numbered; each carries its workflow and can be run again."""
 
@@ -60,10 +63,9 @@ class PreviewImage(Node, category="image", title="Preview Image", output=True, a
 
     def run(self, ctx: Context) -> None:
         info = texts(ctx)
-        prefix = f"preview_{secrets.token_hex(4)}"  # nobody may guess at or collide with another run's files
         for picture in to_pil(self.images.pixels):
             ctx.check()
-            ctx.save(prefix, ".png", partial(write_png, picture, info, 1), kind="temp")
+            ctx.save(_PREVIEW, ".png", partial(write_png, picture, info, 1), kind="temp")
 
 
 class MaskPreview(Node, category="mask", title="Preview Mask", output=True, aliases=("show", "look")):
@@ -73,7 +75,6 @@ class MaskPreview(Node, category="mask", title="Preview Mask", output=True, alia
 
     def run(self, ctx: Context) -> None:
         info = texts(ctx)
-        prefix = f"preview_{secrets.token_hex(4)}"
         for picture in to_pil(self.mask.values[..., None]):
             ctx.check()
-            ctx.save(prefix, ".png", partial(write_png, picture, info, 1), kind="temp")
+            ctx.save(_PREVIEW, ".png", partial(write_png, picture, info, 1), kind="temp")

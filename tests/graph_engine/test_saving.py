@@ -21,11 +21,25 @@ def save(folder, prefix="p", suffix=".txt", text="x", **substitutions):
 
 def test_numbers_count_up_from_the_highest(tmp_path):
     assert save(tmp_path).name == "p_00001_.txt"
+    time.sleep(0.02)  # the clock of a file system is coarse
     (tmp_path / "p_00041_.png").touch()
     (tmp_path / "other_00099_.png").touch()
     (tmp_path / "p_x_00077_.png").touch()
     assert save(tmp_path).name == "p_00042_.txt"
     assert save(tmp_path, "p_x").name == "p_x_00078_.txt"
+
+
+def test_what_others_put_into_the_folder_counts_too(tmp_path):
+    for stem, number in [("a", 1), ("b", 1), ("a", 2), ("b", 2)]:
+        assert save(tmp_path, stem).name == f"{stem}_{number:05}_.txt"
+    time.sleep(0.02)  # the clock of a file system is coarse
+    (tmp_path / "a_00050_.txt").touch()
+    assert save(tmp_path, "b").name == "b_00003_.txt"
+    assert save(tmp_path, "a").name == "a_00051_.txt"
+    time.sleep(0.02)
+    for path in tmp_path.glob("a_*"):
+        path.unlink()
+    assert save(tmp_path, "a").name == "a_00001_.txt"
 
 
 def test_folders_are_made_and_substitutions_filled_in(tmp_path):
