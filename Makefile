@@ -7,7 +7,7 @@ READY  := $(VENV)/.ready
 # set by `make run OUT=somewhere`
 OUT    ?= output
 
-.PHONY: setup run serve test lint format bench evaluate train-toybox clean
+.PHONY: setup run serve test lint format bench evaluate train-toybox train-toybox-control clean
 
 setup: $(READY)
 
@@ -49,6 +49,10 @@ evaluate: $(READY)
 train-toybox: $(READY)
 	$(BIN)/python -m toybox.train all
 	$(BIN)/python -m toybox.train_probe
+
+# then the ControlNet and the T2I-Adapter for it
+train-toybox-control: $(READY)
+	$(BIN)/python -m toybox.train_control
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -55,6 +55,15 @@ def of_scenes(first: int, count: int) -> dict[str, Tensor]:
     return {"edges": torch.cat(bits), "colors": torch.cat(colors)}
 
 
+def coverage(count: int) -> Tensor:
+    """How much of each of 64x64 cells objects cover, (count, 64, 64) in 0..1, in the scenes with seeds 0, 1, ..."""
+    found = []
+    for start in range(0, count, 100):
+        _, masks = render([sample(seed) for seed in range(start, min(start + 100, count))])
+        found.append(F.avg_pool2d(masks.amax(1), SIDE // 64))
+    return torch.cat(found)
+
+
 def edges_of(bits: Tensor) -> Tensor:
     """White lines on black, (n, 3, 128, 128), from their bits (n, 128, 16)."""
     lines = ((bits[..., None] & BITS) > 0).flatten(-2).float()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,8 @@ from toybox.optim import MuonAdamW
 from toybox.run import Run
 
 MINUTES = {"edges": 120.0, "colors": 40.0}
+COPIED = 0.3  # the learning rate of the copied encoder, relative to that of what is new
+COVERED = 2_000  # scenes that the hint encoder is taught with
 
 
 def train(
@@ -32,37 +35,58 @@ def train(
     lr: float = 1e-3,
     decay: float = 0.998,
     until: int | None = None,
+    warm_up: int = 600,
 ) -> nn.Module:
     """Train with a warm-up of 50 steps and a linear decay, or only `until` a step of it; returns the average of the weights."""
     torch.manual_seed(0)
     net = control.build(kind, model.unet)
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     side = control.Control(kind, net, model, device)
-    optimizer = MuonAdamW(net.named_parameters(), lr)
+    state = run.resume()
+    if kind == "edges" and state is None:
+        encoder, into = net.get_submodule("controlnet_cond_embedding"), net.get_submodule("conv_in")
+        with torch.no_grad():
+            scale = into(data["latents"][:64].float().to(device)).std().item() / 2
+        read = control.read_edges(encoder, shown, hints.coverage(min(len(shown["edges"]), COVERED)), scale, warm_up)
+        run.log(f"the hint encoder finds objects with a loss of {read:.3f}")
+    copied = [(name, p) for name, p in net.named_parameters() if kind == "edges" and not name.startswith("controlnet_")]
+    new = [(name, p) for name, p in net.named_parameters() if kind != "edges" or name.startswith("controlnet_")]
+    optimizers = [MuonAdamW(new, lr), *([MuonAdamW(copied, lr * COPIED)] if copied else [])]
     average = {k: v.clone() for k, v in net.state_dict().items()}
-    if state := run.resume():
+    if state:
         net.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
+        for optimizer, kept in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(kept)
         average = state["average"]
     seen: list[float] = []
+    recent: list[tuple[control.Batch, float]] = []
     clock, progress = run.elapsed, run.progress
+
+    def checkpoint() -> dict[str, Any]:
+        return {"model": net.state_dict(), "optimizers": [each.state_dict() for each in optimizers], "average": average}
+
     while progress < 1 and run.step != until:
         b = control.batch(kind, data, shown, model.tokenizer, run.step, batch_size)
-        loss = side.loss(control.Batch(**{k: v.to(device) for k, v in vars(b).items()}))
+        b = control.Batch(**{k: v.to(device) for k, v in vars(b).items()})
+        loss = side.loss(b)
         loss.backward()
         progress = run.progress
-        optimizer.step(min(1.0, (run.step + 1) / 50) * max(1 - progress, 0.02))
+        for optimizer in optimizers:
+            optimizer.step(min(1.0, (run.step + 1) / 50) * max(1 - progress, 0.02))
         run.step += 1
         keep = min(decay, run.step / (run.step + 10))
         torch._foreach_lerp_(list(average.values()), list(net.state_dict().values()), 1 - keep)
         seen.append(loss.item())
+        recent = [*recent[-3:], (b, loss.item())]
         if run.step % 50 == 0:
             rate, clock = 50 * batch_size / (run.elapsed - clock), run.elapsed
-            run.log(f"loss {sum(seen) / len(seen):.4f} {rate:.1f} samples/s")
+            with torch.no_grad():
+                plain = sum(side.loss(each, 0.0).item() / loss for each, loss in recent) / len(recent)
+            run.log(f"loss {sum(seen) / len(seen):.4f}, without control {plain:.3f} times as much, {rate:.1f} samples/s")
             seen.clear()
         if run.save_due:
-            run.save({"model": net.state_dict(), "optimizer": optimizer.state_dict(), "average": average})
-    run.save({"model": net.state_dict(), "optimizer": optimizer.state_dict(), "average": average})
+            run.save(checkpoint())
+    run.save(checkpoint())
     net.load_state_dict(average)
     return net
 
@@ -73,7 +97,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--minutes", type=float, help="of each training; by default 120 for the edges, 40 for the colours")
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--scenes", type=int, default=4_000, help="how many of the cached latents are used")
+    parser.add_argument("--scenes", type=int, default=8_000, help="how many of the cached latents are used")
     parser.add_argument("--threads", type=int, help="CPU threads")
     parser.add_argument("--out", type=Path, default=Path(".toybox"), help="the run folder: logs, checkpoints, cache")
     parser.add_argument("--weights", type=Path, default=toybox.WEIGHTS, help="the model; the networks go to its folder control/")

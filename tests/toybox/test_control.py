@@ -66,6 +66,15 @@ def test_a_new_controlnet_changes_nothing(model: Diffuser, data: dict[str, Tenso
     assert torch.equal(plain, steered)
 
 
+def test_the_hint_encoder_learns_where_objects_are(model: Diffuser, shown: dict[str, Tensor]) -> None:
+    covered = hints.coverage(len(shown["edges"]))
+    encoder = control.build("edges", model.unet).get_submodule("controlnet_cond_embedding")
+    first, later = (control.read_edges(encoder, shown, covered, 0.7, steps, 8) for steps in (1, 60))
+    assert later < 0.7 * first
+    features = encoder(hints.edges_of(shown["edges"][:64, 0]))
+    assert features.std().item() == pytest.approx(0.7, rel=1e-3)
+
+
 @pytest.mark.parametrize("kind", control.KINDS)
 def test_training_changes_the_network_alone_resumes_bit_equal_and_ships(
     kind: str, data: dict[str, Tensor], shown: dict[str, Tensor], model: Diffuser, tmp_path: Path
@@ -74,7 +83,7 @@ def test_training_changes_the_network_alone_resumes_bit_equal_and_ships(
 
     def train(folder: str, until: int) -> torch.nn.Module:
         run = Run(tmp_path / folder, kind, 1, 4)
-        return train_control.train(run, kind, model, data, shown, batch_size=4, until=until)
+        return train_control.train(run, kind, model, data, shown, batch_size=4, until=until, warm_up=2)
 
     train("cut", 2)
     cut, whole = train("cut", 4), train("whole", 4)
