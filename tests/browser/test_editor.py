@@ -330,7 +330,11 @@ def test_the_panels_show_what_ran(short: tuple[Any, Any, str], picture: Keep) ->
 
 
 def test_a_picture_dropped_on_the_page_is_uploaded_and_shown(server: Any, editor: tuple[Any, Any], picture: Keep) -> None:
-    page, _ = editor
+    page, watch = editor
+    watch.expected += [
+        r"404.*an\+orange",
+        "Failed to load resource.* 404",
+    ]  # the page may look before its upload has arrived, and looks again
     drawn = io.BytesIO()
     Image.new("RGB", (48, 32), (250, 120, 0)).save(drawn, "PNG")
     page.evaluate(DROP, {"data": base64.b64encode(drawn.getvalue()).decode(), "name": "an orange.png"})

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import signal
 import subprocess
 import sys
 import textwrap
@@ -334,6 +333,7 @@ def test_ctrl_c_cancels_waits_and_is_raised(tmp_path):
         from graph_engine.device import HostDevice
         from graph_engine.engine import Engine
         from graph_engine.events import NodeProgress
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent in the background may have had it ignored
         seen = []
         def listen(event):
             seen.append(event)
@@ -364,6 +364,7 @@ def test_ctrl_c_while_waiting_for_a_silent_run(tmp_path):
         from graph_engine.engine import Engine
         engine = Engine(running_nodes.registry(), device=HostDevice())
         workflow = doc(a=("Number", {{}}), s=("Steps", {{"a": "@a"}}), t=("Show", {{"what": "@s"}}))
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         def interrupt():
             while "s" not in running_nodes.calls:
                 time.sleep(0.01)
@@ -372,12 +373,11 @@ def test_ctrl_c_while_waiting_for_a_silent_run(tmp_path):
         try:
             engine.run(workflow)
         except KeyboardInterrupt:
-            print("interrupted", running_nodes.calls)
+            print("interrupted", running_nodes.calls, signal.getsignal(signal.SIGINT) is signal.default_int_handler)
     """
     script = textwrap.dedent(code).format(root=str(ROOT), here=str(Path(__file__).parent))
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, env={**os.environ})
-    assert done.stdout.strip() == "interrupted ['a', 's']", done.stderr
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert done.stdout.strip() == "interrupted ['a', 's'] True", done.stderr
 
 
 def test_the_engine_needs_no_torch():

@@ -171,6 +171,7 @@ def test_ctrl_c_cancels_cleanly(home):
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a parent in the background may have had it ignored
     )
     for line in process.stdout:
         if json.loads(line)["kind"] == "node_progress":

@@ -191,7 +191,7 @@ def test_any_name_is_kept_exactly_or_refused(client: TestClient, tmp_path: Path,
     except UnicodeEncodeError:
         return
     answer = client.post(quoted, content=data)
-    assert answer.status_code in (200, 400, 403)
+    assert answer.status_code in (200, 400, 403) or (name in (".", "..") and answer.status_code == 405)  # clients shorten such an address
     if answer.status_code == 200:
         assert client.get(quoted).content == data
         assert client.delete(quoted).status_code == 204
