@@ -19,6 +19,7 @@ from graph_engine.order import dependencies, needed
 from graph_engine.validate import needs_classes, validate, wanted_nodes
 from server.protocol.dependents import dependents
 from server.protocol.errors import MISSING, members, missing_nodes, node_errors, refusal
+from server.protocol.literals import meant
 from server.runs import NewRun
 
 __all__ = ["Declined", "Submission", "body_of"]
@@ -78,6 +79,8 @@ class Submission:
         extra = _extra(request)
         if is_editor_graph(prompt):
             prompt = _converted(prompt, definitions(), extra)
+        if isinstance(prompt, dict):
+            prompt = meant(prompt, specs)
         try:
             workflow = Workflow.from_json(prompt)
         except WorkflowError as error:
