@@ -7,7 +7,7 @@ READY  := $(VENV)/.ready
 # set by `make run OUT=somewhere`
 OUT    ?= output
 
-.PHONY: setup run serve test lint format bench evaluate train-toybox train-toybox-control clean
+.PHONY: setup run serve test lint format bench evaluate train-toybox train-toybox-control train-toybox-instruct clean
 
 setup: $(READY)
 
@@ -53,6 +53,10 @@ train-toybox: $(READY)
 # then the ControlNet and the T2I-Adapter for it
 train-toybox-control: $(READY)
 	$(BIN)/python -m toybox.train_control
+
+# and the variant that follows instructions
+train-toybox-instruct: $(READY)
+	$(BIN)/python -m toybox.train_instruct
 
 clean:
 	rm -rf $(VENV) build *.egg-info
