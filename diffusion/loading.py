@@ -63,12 +63,28 @@ def _open_file(path: Path) -> tuple[Model, Clip, VAE]:
 
 
 def open_unet(path: str | Path, dtype: str | None = None) -> Model:
-    """A model from a file that has a U-Net, with original names or diffusers'. Raises ValueError where it has none."""
+    """A model from a file that has a U-Net, with original names or diffusers', or a folder that has `unet` and `scheduler`.
+
+    Raises ValueError where there is none, FileNotFoundError where a folder lacks either.
+    """
     from diffusion.family.checkpoint import examine_unet
 
     source = Path(path).expanduser().resolve()
+    if source.is_dir():
+        return _open_unet_folder(source, dtype)
     name, process = examine_unet(open_tensors(source))
     return Model(replace(_file_ref(source, name, "unet"), dtype=dtype), process=process)
+
+
+def _open_unet_folder(folder: Path, dtype: str | None) -> Model:
+    files = ("unet/config.json", "scheduler/scheduler_config.json")
+    if missing := [name for name in files if not (folder / name).exists()]:
+        raise FileNotFoundError(f"model {folder}: {', '.join(missing)} wanted in a diffusers folder, not found")
+    config, scheduler = (read_json(folder / name) for name in files)
+    if config.get("_class_name") != "UNet2DConditionModel":
+        raise ValueError(f"model {folder.name}: the denoiser is a {config.get('_class_name')}, a UNet2DConditionModel is wanted")
+    name = "sd1" if config.get("addition_embed_type") is None else "sdxl"
+    return Model(replace(_ref(folder, name, "unet", ("unet",)), dtype=dtype), process=_process(folder, scheduler))
 
 
 def open_clip(paths: Sequence[str | Path]) -> Clip:

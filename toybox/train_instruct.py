@@ -18,6 +18,7 @@ from transformers.utils import logging
 import toybox
 from toybox import latents
 from toybox.ddim import Diffuser
+from toybox.export import scheduler
 from toybox.generator import Eager, alpha_bars
 from toybox.instructions import edit
 from toybox.optim import MuonAdamW
@@ -123,9 +124,10 @@ def train(
 
 
 def export(unet: UNet2DConditionModel, folder: Path) -> None:
-    """Write a diffusers folder in half precision; the network's own weights become half, too."""
+    """Write a diffusers folder of U-Net and schedule, the weights in half precision; the network's own become half, too."""
     unet.to(torch.float16, memory_format=torch.contiguous_format)
-    unet.save_pretrained(folder)
+    unet.save_pretrained(folder / "unet")
+    scheduler().save_pretrained(folder / "scheduler")
 
 
 def main() -> None:

@@ -126,11 +126,13 @@ def load_unet(ref: WeightsRef, dtype: torch.dtype) -> nn.Module:
     root = Path(ref.source)
     if root.is_file():
         unet = _found(find_unet(open_tensors(root)), root, "U-Net").load(dtype)
-        if ref.dtype is not None and ref.dtype.startswith("float8"):
-            for parameter in unet.parameters():
-                parameter.data = parameter.data.to(getattr(torch, ref.dtype)).to(dtype)
-        return unet
-    return fill(_meta(UNet2DConditionModel, read_json(root / "unet" / "config.json")), read_tensors(root / "unet"), dtype, root / "unet")
+    else:
+        folder = root / "unet"
+        unet = fill(_meta(UNet2DConditionModel, read_json(folder / "config.json")), read_tensors(folder), dtype, folder)
+    if ref.dtype is not None and ref.dtype.startswith("float8"):
+        for parameter in unet.parameters():
+            parameter.data = parameter.data.to(getattr(torch, ref.dtype)).to(dtype)
+    return unet
 
 
 def _found(part: Part | None, path: Path, what: str) -> Part:

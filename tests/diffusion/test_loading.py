@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from diffusion.family.layout import modern_vae_names
 from diffusion.loading import open_checkpoint
+from diffusion.loading import open_unet as open_denoiser
 from diffusion.memory import TorchDevice
 
 
@@ -33,6 +34,17 @@ def test_the_scheduler_tells_the_process(copy):
     edit(copy / "scheduler/scheduler_config.json", prediction_type="v_prediction", rescale_betas_zero_snr=True, beta_schedule="linear")
     process = open_checkpoint(copy)[0].process
     assert (process.prediction, process.zero_terminal_snr, process.beta_schedule) == ("v_prediction", True, "linear")
+
+
+def test_a_denoiser_alone_opens_from_a_folder(copy):
+    for part in ("vae", "text_encoder", "tokenizer"):
+        shutil.rmtree(copy / part)
+    model = open_denoiser(copy)
+    whole, rounded = (TorchDevice("cpu", 2**30).weights(ref) for ref in (model.weights, open_denoiser(copy, "float8_e4m3fn").weights))
+    assert all(torch.equal(a.to(torch.float8_e4m3fn).to(a.dtype), b) for a, b in zip(whole.parameters(), rounded.parameters(), strict=True))
+    shutil.rmtree(copy / "scheduler")
+    with pytest.raises(FileNotFoundError, match=r"scheduler/scheduler_config\.json wanted"):
+        open_denoiser(copy)
 
 
 def test_the_fingerprint_changes_with_the_files(copy):

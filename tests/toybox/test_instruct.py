@@ -79,6 +79,6 @@ def test_training_resumes_bit_equal_and_ships(model: Diffuser, latents: tuple[Te
     assert all(torch.equal(v, whole.state_dict()[k]) for k, v in cut.state_dict().items())
     kept = {k: v.half() for k, v in whole.state_dict().items()}
     train_instruct.export(whole, tmp_path / "shipped")
-    again = type(model.unet).from_pretrained(tmp_path / "shipped", torch_dtype=torch.float16)
+    again = type(model.unet).from_pretrained(tmp_path / "shipped" / "unet", torch_dtype=torch.float16)
     assert again.config.in_channels == 8
     assert all(torch.equal(v, kept[k]) for k, v in again.state_dict().items())
