@@ -40,8 +40,10 @@ def test_a_denoiser_alone_opens_from_a_folder(copy):
     for part in ("vae", "text_encoder", "tokenizer"):
         shutil.rmtree(copy / part)
     model = open_denoiser(copy)
-    whole, rounded = (TorchDevice("cpu", 2**30).weights(ref) for ref in (model.weights, open_denoiser(copy, "float8_e4m3fn").weights))
-    assert all(torch.equal(a.to(torch.float8_e4m3fn).to(a.dtype), b) for a, b in zip(whole.parameters(), rounded.parameters(), strict=True))
+    device = TorchDevice("cpu", 2**30)
+    with device.weights(model.weights) as whole, device.weights(open_denoiser(copy, "float8_e4m3fn").weights) as rounded:
+        pairs = list(zip(whole.parameters(), rounded.parameters(), strict=True))
+        assert all(torch.equal(a.to(torch.float8_e4m3fn).to(a.dtype), b) for a, b in pairs)
     shutil.rmtree(copy / "scheduler")
     with pytest.raises(FileNotFoundError, match=r"scheduler/scheduler_config\.json wanted"):
         open_denoiser(copy)
