@@ -35,3 +35,17 @@ def paste(destination: Tensor, source: Tensor, x: int, y: int, mask: Tensor | No
     under = out[..., y : y + rows, x : x + columns]
     under.copy_(source * weight + under * (1 - weight))
     return out
+
+
+def paste_back(image: Tensor, source: Tensor, mask: Tensor, feather: int = 0) -> Tensor:
+    """source [b, h, w, c] with image laid over it where the mask [b, h, w] is; where the mask is 0, the source bit for bit.
+
+    Inside of the mask the image fades in over `feather` pixels from its edge, so that nothing outside changes; the picture's own border is
+    no edge.
+    """
+    weight, eroded = mask.clone(), mask
+    for _ in range(feather):
+        eroded = -F.max_pool2d(-eroded[:, None], 3, stride=1, padding=1)[:, 0]
+        weight += eroded
+    weight = (weight / (feather + 1))[..., None]
+    return image * weight + source * (1 - weight)

@@ -1,14 +1,21 @@
-"""Convert a pickled checkpoint to safetensors: python -m diffusion.convert model.ckpt [model.safetensors]."""
+"""Convert a pickled file (checkpoint, VAE, LoRA, ControlNet, learned word, …) to safetensors.
+
+    python -m diffusion.convert model.ckpt [model.safetensors]
+"""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
-from diffusion.files import load_pickle
+from diffusion.embedding import vectors
+from diffusion.files import load_weights, named_tensors
 
 
 def convert(source: Path, target: Path | None = None) -> Path:
@@ -16,9 +23,19 @@ def convert(source: Path, target: Path | None = None) -> Path:
     target = source.with_suffix(".safetensors") if target is None else target
     if target.exists():
         raise FileExistsError(f"{target} exists")
-    tensors = load_pickle(source)
+    content = load_weights(source)
+    tensors = learned_word(content) or named_tensors(source, content)
     save_file({name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}, target)
     return target
+
+
+def learned_word(content: Any) -> dict[str, Tensor]:
+    """The vectors of a learned word under the names that safetensors files use; empty where the file holds something else.
+
+    Other files are flat lists of many tensors; these are one tensor, or nest it.
+    """
+    flat = isinstance(content, Mapping) and "string_to_param" not in content and len(content) > 1
+    return {} if flat else {f"clip_{name}" if name else "emb_params": tensor for name, tensor in vectors(content).items()}
 
 
 if __name__ == "__main__":

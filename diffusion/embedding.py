@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from diffusion.files import ALLOW, PICKLES, load_weights, open_tensors, pickle_allowed
+from diffusion.files import PICKLES, check_allowed, load_weights, open_tensors
 
 Vectors = Mapping[str, Tensor]  # [n, d] or [d] by the text encoder's name; "" where the file does not tell
 SUFFIXES = ("", ".safetensors", ".pt", ".bin")  # what a prompt may leave out of a file's name
@@ -26,16 +26,20 @@ def read_embedding(path: Path) -> dict[str, Tensor]:
     Raises ValueError for a file that holds none, or a pickled one that is not allowed.
     """
     if path.suffix.lower() in PICKLES:
-        if not pickle_allowed():
-            raise ValueError(f"{path.name}: pickled embeddings are not opened unless allowed (--allow-pickle, or {ALLOW}=1)")
+        check_allowed(path)
         content = load_weights(path)
     else:
         file = open_tensors(path)
         content = file.read(file.shapes)
-    found = {name: tensor for name, tensor in _take(content).items() if tensor.ndim in (1, 2) and tensor.is_floating_point()}
+    found = vectors(content)
     if not found:
         raise ValueError(f"{path.name}: the vectors of a learned word are wanted, none found")
     return found
+
+
+def vectors(content: Any) -> dict[str, Tensor]:
+    """The vectors of a learned word in what a file holds, by the text encoder's name; empty where there are none."""
+    return {name: tensor for name, tensor in _take(content).items() if tensor.ndim in (1, 2) and tensor.is_floating_point()}
 
 
 def _take(content: Any) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
+from zipfile import is_zipfile
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -110,28 +111,39 @@ def pickle_allowed() -> bool:
     return os.environ.get(ALLOW, "").strip().lower() in ("1", "true", "yes", "on")
 
 
-def _pickled(path: Path, start: bytes) -> TensorFile:
-    if path.suffix.lower() not in PICKLES:
-        raise ValueError(
-            f"{path.name}: this is a zip archive or a pickled PyTorch file, not a safetensors file; download or convert it again"
-        )
+def check_allowed(path: Path) -> None:
+    """Raise ValueError, saying how to convert this pickled file, unless the user said that such files may be read."""
     if not pickle_allowed():
         raise ValueError(
             f"{path.name}: pickled files are not opened unless allowed (--allow-pickle, or {ALLOW}=1); better convert it once: "
             f"python -m diffusion.convert {path.name}"
         )
-    loaded = load_pickle(path)
+
+
+def _pickled(path: Path, start: bytes) -> TensorFile:
+    if path.suffix.lower() not in PICKLES:
+        raise ValueError(
+            f"{path.name}: this is a zip archive or a pickled PyTorch file, not a safetensors file; download or convert it again"
+        )
+    check_allowed(path)
+    loaded = named_tensors(path, load_weights(path))
     return TensorFile(path, {n: tuple(t.shape) for n, t in loaded.items()}, {n: t.dtype for n, t in loaded.items()}, {}, loaded)
 
 
-def load_pickle(path: Path) -> dict[str, Tensor]:
-    """The tensors of a pickled file, read as weights only; those below `state_dict` where there is one. ValueError for anything else."""
-    content = load_weights(path)
-    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]
+_WRAPPED = ("state_dict", "params_ema", "params-ema", "params")  # trainers' files keep weights below one of these
+
+
+def named_tensors(path: Path, content: Any) -> dict[str, Tensor]:
+    """The tensors in what a pickled file holds, by name; those below `state_dict` where there is one. ValueError for anything else."""
+    for name in _WRAPPED:
+        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
+            content = content[name]
     if not isinstance(content, Mapping):
         raise ValueError(f"{path.name}: named tensors are wanted, {type(content).__name__} found")
     tensors = {str(name): value.detach() for name, value in content.items() if isinstance(value, Tensor)}
+    if not tensors:  # IP-Adapters: the parts of the file are tables of their own
+        parts = [(part, inner) for part, inner in content.items() if isinstance(inner, Mapping)]
+        tensors = {f"{part}.{n}": value.detach() for part, inner in parts for n, value in inner.items() if isinstance(value, Tensor)}
     if not tensors:
         raise ValueError(f"{path.name}: named tensors are wanted, none found")
     return tensors
@@ -141,7 +153,7 @@ def load_weights(path: Path) -> Any:
     """What a pickled file holds, read as weights only. ValueError where that is not possible."""
     with torch.serialization.safe_globals([torch.nn.ParameterDict]):
         try:
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
         except Exception as problem:  # torch raises whatever the damaged pickle leads to
             reason = str(problem).strip().split("\n")[0][:160]
             raise ValueError(f"{path.name}: this pickled file cannot be read as weights ({type(problem).__name__}: {reason})") from problem

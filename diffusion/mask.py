@@ -27,6 +27,17 @@ def grow(mask: Tensor, expand: int, tapered_corners: bool = True) -> Tensor:
     return m if expand >= 0 else -m
 
 
+def cells(mask: Tensor, height: int, width: int) -> Tensor:
+    """The share of each of height x width latent cells that a MASK (b, h, w) of any size covers: (b, height, width).
+
+    Area averages where the mask is the larger, so that above 0 is every cell that it touches: thin parts are never lost. A smaller mask
+    is enlarged without smoothing.
+    """
+    if mask.shape[1] < height or mask.shape[2] < width:
+        mask = F.interpolate(mask[:, None], (max(height, mask.shape[1]), max(width, mask.shape[2])), mode="nearest-exact")[:, 0]
+    return F.adaptive_avg_pool2d(mask, (height, width))
+
+
 def for_inpaint(image: Tensor, mask: Tensor, grow_by: int = 6, multiple: int = 8) -> tuple[Tensor, Tensor]:
     """(image, noise mask) to encode for inpainting: what the mask covers is grey, the noise mask is a little larger.
 

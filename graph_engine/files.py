@@ -18,7 +18,7 @@ __all__ = ["KINDS", "Folders"]
 
 _OWN = ("input", "output", "temp")  # these lie beside `models`, and a name may choose between them: "a.png [output]"
 _BESIDE = {**{kind: kind for kind in _OWN}, "latents": "input"}  # kinds whose folder lies beside `models`, and which it is
-_ALIASES = {"clip": "text_encoders", "unet": "diffusion_models", "t2i_adapter": "controlnet"}
+_ALIASES = {"clip": "text_encoders", "unet": "diffusion_models", "t2i_adapter": "controlnet", "ip_adapter": "ipadapter"}
 
 KINDS: tuple[str, ...] = (
     "checkpoints",
@@ -29,7 +29,7 @@ KINDS: tuple[str, ...] = (
     "diffusers",
     "controlnet",
     "embeddings",
-    "ip_adapter",
+    "ipadapter",
     "clip_vision",
     "style_models",
     "gligen",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
@@ -35,6 +34,19 @@ class CLIPTextEncode(Node, category="conditioning", title="CLIP Text Encode (Pro
 
     def run(self, ctx: Context) -> Conditioning:
         return encode(self.clip, self.text, ctx.device, find=partial(find_word, ctx))
+
+
+class CLIPTextEncodeBreak(Node, category="conditioning", title="CLIP Text Encode (BREAK)", aliases=("prompt", "chunks", "a1111")):
+    """Encode a prompt in which the word BREAK begins a new chunk of 75 tokens, so that what follows is read apart from what stands before.
+
+    A rule of prompts written for AUTOMATIC1111's web UI; CLIPTextEncode takes BREAK as a word like any other.
+    """
+
+    text: Annotated[Text, Field(description="What to encode.")]
+    clip: TheClip
+
+    def run(self, ctx: Context) -> Conditioning:
+        return encode(self.clip, self.text, ctx.device, breaks=True, find=partial(find_word, ctx))
 
 
 class CLIPTextEncodeSDXL(Node, category="advanced/conditioning", title="CLIP Text Encode (SDXL)"):
@@ -81,7 +93,7 @@ class CLIPSetLastLayer(Node, category="conditioning", title="CLIP Set Last Layer
 
 
 def find_word(ctx: Context, name: str) -> Vectors | None:
-    """The vectors of a learned word in the embeddings folder; None where there is no such file, or it cannot be read (with a warning)."""
+    """The vectors of a learned word in the embeddings folder; None where there is no such file. NodeError for one that cannot be read."""
     for suffix in SUFFIXES:
         try:
             path = ctx.folders.find("embeddings", name + suffix)
@@ -90,6 +102,6 @@ def find_word(ctx: Context, name: str) -> Vectors | None:
         if path is not None and path.is_file():
             try:
                 return read_embedding(path)
-            except ValueError as problem:
-                warnings.warn(f"embedding {name!r}: {problem}", stacklevel=2)
+            except (ValueError, OSError) as problem:
+                raise NodeError(f"text: embedding {name!r}: {problem}") from problem
     return None

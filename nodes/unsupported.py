@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, NamedTuple
 from pydantic import Field
 
 from diffusion.values import VAE, Clip, Conditioning, Model
+from diffusion.vision import ClipVision
 from graph_engine.errors import NodeError
 from graph_engine.node import File, Node
 from nodes.params import AreaSide, CheckpointFile, LatentOffset, Text
@@ -21,13 +22,6 @@ class Gligen:
     """Layers for prompts in boxes; none can be loaded."""
 
     socket: ClassVar[str] = "GLIGEN"
-
-
-@dataclass(frozen=True, slots=True)
-class ClipVision:
-    """The picture encoder of an unCLIP checkpoint; none can be loaded."""
-
-    socket: ClassVar[str] = "CLIP_VISION"
 
 
 class unCLIPCheckpointLoader(Node, category="loaders", title="Load unCLIP Checkpoint", aliases=("model",)):  # the name in saved graphs

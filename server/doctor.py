@@ -17,7 +17,18 @@ from server.settings import Settings
 __all__ = ["examine"]
 
 PACKAGES = ("latentgraph", "torch", "diffusers", "transformers", "safetensors", "networkx", "pydantic", "pillow", "websockets")
-MODEL_FOLDERS = ("checkpoints", "loras", "vae", "text_encoders", "controlnet", "embeddings", "diffusion_models", "upscale_models")
+MODEL_FOLDERS = (
+    "checkpoints",
+    "loras",
+    "vae",
+    "text_encoders",
+    "controlnet",
+    "clip_vision",
+    "ipadapter",
+    "embeddings",
+    "diffusion_models",
+    "upscale_models",
+)
 
 
 def examine(console: Console, settings: Settings, folders: Folders) -> int:

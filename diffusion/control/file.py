@@ -6,11 +6,10 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor
 
 from diffusion.control.value import ControlNet
+from diffusion.files import open_tensors
 from diffusion.loading import read_tensors
 from diffusion.values import WeightsRef
 
@@ -59,24 +58,11 @@ def contents(path: Path) -> dict[str, Tensor]:
     """All tensors of a file or of a diffusers folder."""
     if path.is_dir():
         return read_tensors(path)
-    _refuse_pickle(path)
-    tensors: dict[str, Tensor] = load_file(path)
-    return tensors
+    file = open_tensors(path)
+    return file.read(file.shapes)
 
 
 def _names(path: Path) -> list[str]:
     if path.is_dir():
         return list(read_tensors(path))
-    _refuse_pickle(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            return list(file.keys())
-    except SafetensorError as problem:
-        raise ValueError(f"{path.name}: no whole safetensors file: {problem}") from problem
-
-
-def _refuse_pickle(path: Path) -> None:
-    if path.suffix not in (".safetensors", ".sft"):
-        raise ValueError(
-            f"{path.name}: safetensors are wanted; a {path.suffix or 'nameless'} file may hold code that runs as it is read; convert it"
-        )
+    return list(open_tensors(path).shapes)

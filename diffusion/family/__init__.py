@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from diffusion.values import Cond, WeightsRef
 
 NAMES = ("sd1", "sdxl")  # those that a folder or file is tried as
-PARTS = ("autoencoder", "controlnet", "upscaler")  # those of a part that comes alone
+PARTS = ("autoencoder", "controlnet", "ip_adapter", "upscaler", "vision")  # those of a part that comes alone
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,8 +41,9 @@ def reader() -> Any:
 
 def load(ref: WeightsRef, dtype: torch.dtype) -> nn.Module:
     """The network in a file, in float32. Raises ValueError for a file that holds none that spandrel knows, or one for something else."""
-    spandrel, path = reader(), Path(ref.source)
+    path = Path(ref.source)
     file = open_tensors(path)
+    spandrel = reader()
     tensors = file.read(file.shapes)
     if all(name.startswith("module.") for name in tensors):  # saved by a parallel trainer
         tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}

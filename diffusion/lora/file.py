@@ -1,4 +1,4 @@
-"""Adapters from safetensors files, in the key layouts of kohya, diffusers, peft, LyCORIS and ComfyUI, and from peft's folders."""
+"""Adapters from files, in the key layouts of kohya, diffusers, peft, LyCORIS and ComfyUI, and from peft's folders."""
 
 from __future__ import annotations
 
@@ -9,26 +9,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from diffusion.files import open_tensors
 from diffusion.lora.adapter import AdapterModule, Lora
 from diffusion.lora.keys import place, split
 
 CONFIG = "adapter_config.json"  # where peft keeps alpha
-_PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pt2")
 _RANKED = ("down", "hada_w1_b", "lokr_w2_b", "lokr_w1_b")  # factors whose first dimension is the rank
 _COMPONENTS = {"unet": "unet", "text_encoder": "te1", "text_encoder_2": "te2"}
 
 
 def read_lora(path: str | Path) -> Lora:
-    """The adapter of a safetensors file, or of a folder with peft's adapter_model.safetensors and adapter_config.json.
+    """The adapter of a safetensors file (a pickled one where allowed), or of a folder with peft's adapter_model and adapter_config.json.
 
     Raises ValueError, naming the file, for anything else, and naming the key for a kind of adapter that is not known.
     """
     path = Path(path)
     file = _weights_in(path) if path.is_dir() else path
-    tensors, metadata = _read(file, path.name)
+    tensors, metadata = _read(file)
     beside = file.parent / CONFIG
     # a configuration beside some other file need not be about it
     own = beside.is_file() and (path.is_dir() or file.stem == "adapter_model")
@@ -37,25 +36,20 @@ def read_lora(path: str | Path) -> Lora:
 
 
 def _weights_in(folder: Path) -> Path:
-    for name in ("adapter_model.safetensors", "pytorch_lora_weights.safetensors"):
+    for name in ("adapter_model.safetensors", "pytorch_lora_weights.safetensors", "adapter_model.bin", "pytorch_lora_weights.bin"):
         if (folder / name).is_file():
             return folder / name
     found = ", ".join(sorted(entry.name for entry in folder.iterdir())) or "nothing"
     raise ValueError(f"LoRA {folder.name}: adapter_model.safetensors is wanted in the folder, {found} found")
 
 
-def _read(path: Path, name: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    if path.suffix.lower() in _PICKLES:
-        raise ValueError(
-            f"LoRA {name}: a safetensors file is wanted; {path.suffix} files are pickles, which can run code when opened: load it with "
-            "torch.load(path, weights_only=True) and write it with safetensors.torch.save_file"
-        )
+def _read(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:
     try:
-        with safe_open(path, "pt") as file:
-            # copies: the file may be rewritten while the adapter lives
-            return {key: file.get_tensor(key).clone() for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
-    except (SafetensorError, OSError) as problem:
-        raise ValueError(f"LoRA {name}: not a whole safetensors file ({problem})") from problem
+        file = open_tensors(path)
+    except (ValueError, OSError) as problem:
+        raise ValueError(f"LoRA {problem}") from problem
+    # copies: the file may be rewritten while the adapter lives
+    return {key: tensor.clone() for key, tensor in file.read(file.shapes).items()}, file.metadata
 
 
 def parse_lora(

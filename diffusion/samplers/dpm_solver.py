@@ -1,7 +1,7 @@
 """DPM-Solver on levels of its own choice: a fixed even grid in lambda = -ln sigma, or steps as long as the error allows.
 
 Of the schedule only the ends count, and the number of evaluations for `dpm_fast`. As in k-diffusion and ComfyUI a run
-to level 0 ends at the last level above 0, with the noise of that level left in.
+to level 0 ends at the last level above 0, with the noise of that level left in (a single step so leaves all of it).
 """
 
 from __future__ import annotations
@@ -35,8 +35,10 @@ def on_own_levels(solve: Solve) -> Stepper:
         answer: Tensor | None = x
         if walk is None:
             end = s.sigmas[-1] if s.sigmas[-1] > 0 else s.sigmas[-2]
-            if not (s.sigma > 0 and abs(math.log(s.sigma / end)) > 1e-5):
-                raise ValueError(f"sigmas: this sampler wants two levels above 0 at least, got {list(s.sigmas)}")
+            if s.sigma == 0:
+                raise ValueError(f"sigmas: this sampler cannot start at level 0, got {list(s.sigmas)}")
+            if abs(math.log(s.sigma / end)) <= 1e-5:  # there is only one level above 0: it ends where it starts
+                return x, denoise(x, s.sigma)
             walk, level, answer = solve(denoise, x, s, end, noise), s.sigma, None
         while s.last or (level < s.sigma_next if s.ascending else level > s.sigma_next):
             try:

@@ -5,6 +5,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from diffusion.convert import convert
 from diffusion.embedding import read_embedding
 from diffusion.files import ALLOW
 from diffusion.text import encode, open_text, tokenize
@@ -43,11 +44,13 @@ def test_sdxl_files_have_vectors_for_each_encoder(tmp_path):
 @pytest.mark.parametrize("kind", PICKLED)
 def test_pickled_formats_where_allowed(kind, tmp_path, monkeypatch):
     torch.save(PICKLED[kind], tmp_path / "cat.pt")
-    with pytest.raises(ValueError, match="--allow-pickle"):
+    with pytest.raises(ValueError, match=r"--allow-pickle.*python -m diffusion\.convert cat\.pt"):
         read_embedding(tmp_path / "cat.pt")
+    (converted,) = read_embedding(convert(tmp_path / "cat.pt")).values()
     monkeypatch.setenv(ALLOW, "1")
     (found,) = read_embedding(tmp_path / "cat.pt").values()
     assert torch.equal(found, V)
+    assert torch.equal(converted, V)
 
 
 def test_a_file_without_vectors_is_refused(tmp_path):

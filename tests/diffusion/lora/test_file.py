@@ -4,6 +4,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from diffusion.files import ALLOW
 from diffusion.lora.file import parse_lora, read_lora
 
 KEY = "lora_unet_mid_block_attentions_0_proj_in"
@@ -78,14 +79,26 @@ def test_what_is_no_adapter_is_told(tmp_path):
     empty = tmp_path / "empty"
     empty.mkdir()
     for path, words in (
-        (page, r"page\.safetensors: not a whole safetensors file"),
-        (cut, r"cut\.safetensors: not a whole safetensors file"),
-        (pickle, r"old\.pt: a safetensors file is wanted; \.pt files are pickles.*save_file"),
+        (page, r"LoRA page\.safetensors: this is an HTML page"),
+        (cut, r"LoRA cut\.safetensors: the file is truncated"),
+        (pickle, r"LoRA old\.pt: pickled files are not opened unless allowed \(--allow-pickle.*python -m diffusion\.convert old\.pt"),
         (model, r"model\.safetensors: keys such as .* are wanted, found conv_in\.weight"),
         (empty, r"empty: adapter_model\.safetensors is wanted"),
     ):
         with pytest.raises(ValueError, match=words):
             read_lora(path)
+
+
+def test_a_pickled_file_where_allowed(tmp_path, monkeypatch):
+    monkeypatch.setenv(ALLOW, "1")
+    torch.save(PAIR | {f"{KEY}.alpha": torch.tensor(3.0)}, tmp_path / "old.pt")
+    (module,) = read_lora(tmp_path / "old.pt").modules
+    assert module.alpha == 3.0
+    assert torch.equal(module.get("up"), PAIR[f"{KEY}.lora_up.weight"])
+    (tmp_path / "folder").mkdir()
+    torch.save(PEFT, tmp_path / "folder/adapter_model.bin")
+    (tmp_path / "folder/adapter_config.json").write_text('{"lora_alpha": 6}')
+    assert read_lora(tmp_path / "folder").modules[0].alpha == 6.0
 
 
 @pytest.mark.parametrize("end", ["oft_blocks", "a1.weight", "boft_blocks", "reshape_weight", "lora_B.bias"])

@@ -144,10 +144,15 @@ def test_a_prediction_that_is_not_finite_ends_the_run(run):
 
 
 @pytest.mark.parametrize("name", ["dpm_fast", "dpm_adaptive"])
-@pytest.mark.parametrize("sigmas", [[2.0, 0.0], [0.0, 2.0], [0.0, 1.0, 2.0]])
-def test_ends_between_which_there_is_nothing_to_walk(run, mixture, name, sigmas):
-    with pytest.raises(ValueError, match="two levels above 0"):
+@pytest.mark.parametrize("sigmas", [[0.0, 2.0], [0.0, 1.0, 2.0]])
+def test_level_0_is_no_place_to_start_from(run, mixture, name, sigmas):
+    with pytest.raises(ValueError, match="cannot start at level 0"):
         run(name, mixture, torch.ones(2), sigmas)
+
+
+@pytest.mark.parametrize("name", ["dpm_fast", "dpm_adaptive"])
+def test_a_single_step_ends_where_it_starts(run, mixture, name):
+    assert torch.equal(run(name, mixture, torch.ones(2), [2.0, 0.0]), torch.ones(2))
 
 
 def test_rising_levels_are_walked_back_to_noise(gaussian, run):

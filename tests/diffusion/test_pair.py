@@ -1,0 +1,64 @@
+"""Rows of a source and its targets, and paths looked up by level."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from diffusion.guidance import CFG
+from diffusion.pair import Pinned, pairs, source_and_targets, stacked, state_at
+from diffusion.patch import Rows
+from diffusion.sample import sample
+from diffusion.text import encode
+from diffusion.values import Conditioning, Guider, Latent, Noise, Sampler, Sigmas, Trajectory
+
+
+def test_the_first_row_is_the_source_unless_one_has_that_name():
+    assert source_and_targets((), 3) == (0, (1, 2))
+    assert source_and_targets(("target", "source"), 3) == (1, (0,))  # a third picture has no name and no part in it
+    with pytest.raises(ValueError, match="one picture given; use SourceAndTarget"):
+        source_and_targets((), 1)
+    with pytest.raises(ValueError, match="one called 'source' is wanted, target given"):
+        source_and_targets(("target",), 2)
+
+
+def test_rows_pair_up_in_every_branch_and_entry():
+    rows = Rows((("positive", 0, 6), ("negative", 6, 9)), 3)
+    assert pairs(rows) == ([0, 0, 3, 3, 6, 6], [1, 2, 4, 5, 7, 8])
+    assert pairs(rows, "negative") == ([6, 6], [7, 8])
+    named = Rows((("positive", 0, 3),), 3, ("target", "source"))
+    assert pairs(named) == ([1], [0])
+
+
+def test_stacked_prompts_are_rows_and_know_their_words(red, blue, clip, device):
+    both = stacked(stacked(red, blue), red)
+    (entry,) = both.entries
+    assert [tokens.text for tokens in entry.tokens] == ["a photograph of a red cat", "a blue dog", "a photograph of a red cat"]
+    assert torch.equal(entry.embeds, torch.cat([red.entries[0].embeds, blue.entries[0].embeds, red.entries[0].embeds]))
+    long = encode(clip, "a red cat on the table and a blue dog on the table of wood", device)
+    assert len(stacked(blue, long).entries[0].embeds[0]) == len(long.entries[0].embeds[0])
+    with pytest.raises(ValueError, match="1 entries are wanted as source has, 2 given"):
+        stacked(red, Conditioning((*red, *blue)))
+
+
+def test_a_path_is_looked_up_by_level():
+    path = Trajectory(torch.arange(4.0).reshape(4, 1, 1, 1, 1).expand(4, 1, 4, 2, 2), torch.tensor([0.0, 1, 2, 4]))
+    assert [state_at(path, sigma).unique().item() for sigma in (0.0, 1.0, 2.0, 4.0, 3.0, 0.5)] == [0, 1, 2, 3, 2.5, 0.5]
+    with pytest.raises(ValueError, match="reaches level 4, and 5 is asked for"):
+        state_at(path, 5.0)
+
+
+def test_a_pinned_source_ends_at_the_paths_clean_end_and_disturbs_nobody(model, red, blue, device):
+    levels = [0.0, 0.5, 2.0, 8.0]
+    path = Trajectory(torch.randn(4, 1, 4, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor(levels))
+    start = Latent(torch.cat([torch.zeros(1, 4, 8, 8), path.latents[-1] / 0.18215]))
+
+    def run(model):
+        guider = Guider(model, CFG(stacked(red, blue), blue, 2.0))
+        return sample(guider, Noise(None), Sampler.of("euler"), Sigmas(torch.tensor(levels[::-1])), start, device)[0].x
+
+    pinned, free = run(model.patched(Pinned(path))), run(model)
+    torch.testing.assert_close(pinned[0] * 0.18215, path.latents[0, 0])
+    torch.testing.assert_close(pinned[1], free[1], atol=1e-4, rtol=1e-4)
+    with pytest.raises(ValueError, match="that of one picture is wanted, of 2 given"):
+        Pinned(Trajectory(path.latents.expand(-1, 2, -1, -1, -1), path.sigmas))
