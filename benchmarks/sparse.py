@@ -1,4 +1,4 @@
-"""How much faster sparse inference (SIGE) is than dense, end to end, on a U-Net and a VAE of Stable Diffusion 1's shape with random weights.
+"""How much faster sparse inference (SIGE) is than dense, end to end, on networks of Stable Diffusion 1's shape with random weights.
 
 A recorded run, then for each edited area dense and sparse runs of the same edit in turn, and the median of the paired ratios. Times are of
 `diffusion.sample.sample` and of a decoding as a whole; recording is not in them and is reported beside them. Masks are squares, and for
@@ -11,6 +11,7 @@ import argparse
 import importlib.util
 import math
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -32,8 +33,8 @@ from diffusion.sparse import decode as sparse_vae
 from diffusion.sparse.cache import ActivationCache
 from diffusion.sparse.edit import Plan, Sparse
 from diffusion.sparse.record import Record
-from diffusion.values import VAE, Cond, Conditioning, Guider, Latent, Model, Noise, Sampler, Sigmas
 from diffusion.vae import decode
+from diffusion.values import VAE, Cond, Conditioning, Guider, Latent, Model, Noise, Sampler, Sigmas
 
 AREAS = (0.01, 0.05, 0.15, 0.40)
 MAKER = Path(__file__).parents[1] / "tests" / "tools" / "make_checkpoint.py"
@@ -43,10 +44,9 @@ QUICK_WIDTHS = (128, 256, 256, 256)
 def maker() -> ModuleType:
     """The tool that makes random checkpoints."""
     spec = importlib.util.spec_from_file_location("make_checkpoint", MAKER)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    import sys
-
     sys.modules["make_checkpoint"] = module  # its dataclasses look themselves up
     spec.loader.exec_module(module)
     return module
@@ -81,14 +81,16 @@ def square(side: int, area: float, scattered: bool) -> Tensor:
 
 
 def timed(run: Callable[[], Any], device: TorchDevice) -> tuple[float, Any]:
-    """Seconds and result."""
+    """Seconds and result: of this process's own time on one thread of the CPU, so that other programs count less, else of the clock."""
+    alone = device.torch.type == "cpu" and torch.get_num_threads() == 1
+    clock = time.process_time if alone else time.perf_counter
     if device.torch.type == "cuda":
         torch.cuda.synchronize()
-    start = time.perf_counter()
+    start = clock()
     out = run()
     if device.torch.type == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - start, out
+    return clock() - start, out
 
 
 def row(name: str, dense: list[float], sparse: list[float], plan: Plan, side: int, note: str) -> str:
@@ -162,7 +164,7 @@ class Bench:
 
     def decoder(self, area: float) -> None:
         """One line: decoding."""
-        mask, x = self.edited(area, False)
+        _, x = self.edited(area, False)
         _, cache = sparse_vae.record(self.vae, Latent(self.x), self.device, self.given.budget << 20)
         plan = Plan(sparse_vae.changed(cache, Latent(x), 0.0, self.given.dilate), grow=0, dense_above=self.given.dense_above)
         dense, sparse, worst = [], [], 0.0
@@ -187,21 +189,23 @@ def main() -> None:
     parser.add_argument("--half", action="store_true", help="keep activations in half precision")
     parser.add_argument("--dense-above", type=float, default=0.6)
     parser.add_argument("--dilate", type=int, default=3, help="cells, for decoding")
-    parser.add_argument("--only", choices=["unet", "vae"])
+    parser.add_argument("--only", choices=["unet", "scattered", "vae"])
     parser.add_argument("--areas", type=float, nargs="*", default=AREAS)
     given = parser.parse_args()
     given.side = given.side or (32 if given.quick else 64)
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(given, Path(folder))
-        print(f"{bench.device.name}, {torch.get_num_threads()} threads, {given.side} × {given.side} cells, medians of {given.rounds} rounds")
+        print(
+            f"{bench.device.name}, {torch.get_num_threads()} threads, {given.side} × {given.side} cells, medians of {given.rounds} rounds"
+        )
         print(f"{'edit':24} {'region':>12} {'share':>6} {'dense s':>9} {'sparse s':>9}  ratio")
         if given.only != "vae":
             cache = bench.record()
-            for area in given.areas:
-                bench.unet(cache, area, "window", False)
-            for area in given.areas:
-                bench.unet(cache, area, "tile", True)
-        if given.only != "unet":
+            for scattered in (False, True):
+                if given.only in (None, "scattered" if scattered else "unet"):
+                    for area in given.areas:
+                        bench.unet(cache, area, "auto" if scattered else "window", scattered)
+        if given.only in (None, "vae"):
             for area in given.areas:
                 bench.decoder(area)
 

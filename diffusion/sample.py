@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,7 +16,7 @@ from diffusion.family import LatentFormat, family
 from diffusion.memory import TorchDevice
 from diffusion.noise import MAX_SEED, noise_to_level, prepare_noise
 from diffusion.patch import DenoiseAt, Moment, StepPatch
-from diffusion.samplers import OnStep, integrate, make_stepper, noise_source
+from diffusion.samplers import NoiseSource, OnStep, integrate, make_stepper, noise_source
 from diffusion.schedule import Schedule
 from diffusion.session import Net, open_session
 from diffusion.values import Guider, Latent, Noise, Sampler, Sigmas
@@ -105,10 +105,19 @@ def sample(
     stepper = make_stepper(sampler.name, **dict(sampler.options))
     origin = Origin(start, mask)
     with open_session(model, guider.guidance, device, sigmas=schedule.sigmas, samples=samples, shape=x.shape, origin=origin) as net:
-        x = integrate(stepper, net, x, schedule, noise_source(sampler.name, seed, x, schedule.sigmas), heard)
+        source = alike(noise_source(sampler.name, seed, x, schedule.sigmas), latent.batch_index)
+        x = integrate(stepper, net, x, schedule, source, heard)
         if inspect is not None:
             inspect(net)
     return unscaled(x, latent, form), unscaled(last, latent, form)
+
+
+def alike(source: NoiseSource, batch_index: Sequence[int] | None) -> NoiseSource:
+    """The noise of a stochastic sampler's steps, the same in all rows that start from the same noise."""
+    if batch_index is None or len(set(batch_index)) == len(batch_index):
+        return source
+    first = [batch_index.index(i) for i in batch_index]
+    return lambda sigma, sigma_next: source(sigma, sigma_next)[first]
 
 
 def unscaled(x: Tensor, latent: Latent, form: LatentFormat) -> Latent:

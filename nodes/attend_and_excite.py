@@ -26,7 +26,6 @@ from nodes.params import StepNumber, number
 if TYPE_CHECKING:
     from graph_engine.context import Context
 
-SHARPNESS = 100  # of the softmax over words
 SPREAD = 0.5 * math.sqrt(2)  # cells: the authors' kernel of 3 cells, which they write exp(−(d / 2s)²) with s = 0.5
 
 
@@ -37,23 +36,23 @@ def smoothed(maps: Tensor) -> Tensor:
     return F.conv2d(F.pad(maps[:, None], (1, 1, 1, 1), mode="reflect"), (kernel / kernel.sum())[None, None])[:, 0]
 
 
-def neglect(maps: Tensor, subjects: Iterable[tuple[int, ...]]) -> Tensor:
+def neglect(maps: Tensor, subjects: Iterable[tuple[int, ...]], sharpness: float) -> Tensor:
     """max_s (1 − max A_s) of one picture: how little its most neglected word is looked at (alg. 1, lines 2-8).
 
-    maps [h, w, tokens] are mean probabilities; the first and the last token leave the softmax. A word of several tokens counts by the
-    mean of their maps.
+    maps [h, w, tokens] are mean probabilities; a softmax of `sharpness` over all tokens but the first and the last makes them shares. A
+    word of several tokens counts by the mean of their maps.
     """
-    shares = (maps[..., 1:-1] * SHARPNESS).softmax(-1)
+    shares = (maps[..., 1:-1] * sharpness).softmax(-1)
     words = torch.stack([shares[..., [i - 1 for i in subject]].mean(-1) for subject in subjects])
     return (1 - smoothed(words).amax((1, 2))).clamp(min=0).max()
 
 
-def losses(maps: list[tuple[Site, Tensor]], subjects: list[list[tuple[int, ...]]]) -> Tensor:
+def losses(maps: list[tuple[Site, Tensor]], subjects: list[list[tuple[int, ...]]], sharpness: float) -> Tensor:
     """`neglect` of every picture of a batch, [b], from the maps of all layers and heads; 0 without words."""
     mean = torch.cat([probs for _, probs in maps], 1).mean(1)  # (b, queries, tokens)
     height, width = maps[0][0].size
     pictures = zip(mean, subjects, strict=True)
-    return torch.stack([neglect(m.reshape(height, width, -1), s) if s else m.sum() * 0 for m, s in pictures])
+    return torch.stack([neglect(m.reshape(height, width, -1), s, sharpness) if s else m.sum() * 0 for m, s in pictures])
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +65,7 @@ class Excite(StepPatch, AttentionPatch):
     thresholds: tuple[tuple[int, float], ...]
     most: int
     cells: int
+    sharpness: float = 100.0
 
     def begin(self, run: Run) -> Any:
         """A state with the session's net. Raises ValueError where no map has the size."""
@@ -107,7 +107,7 @@ class _Exciting(StepPatch, AttentionPatch):
 
     def _loss(self, x: Tensor, step: Step, subjects: list[list[tuple[int, ...]]]) -> tuple[Tensor, Tensor]:
         maps, by = maps_and_state(self.net, self.watch, x, step.sigma)
-        return losses(maps, subjects), by
+        return losses(maps, subjects, self.patch.sharpness), by
 
     def _moved(self, x: Tensor, loss: Tensor, by: Tensor, rate: float, step: Step) -> Tensor:
         return descended(x, loss.sum(), by, rate, step.sigma)  # pictures do not meet, so neither do their gradients
@@ -154,6 +154,10 @@ class AttendAndExcite(Node, category="editing/attention", title="Attend-and-Exci
     )
     most: Annotated[int, number(0, 1000, 1, "Repeat such a step at most so many times.")] = 20
     cells: Annotated[int, number(1, 64, 1, "Which maps: those with so many latent cells a side for one of theirs; 4 is 16×16 at 512.")] = 4
+    sharpness: Annotated[
+        float,
+        number(0, 1000, 1, "Of the softmax over words; 100 suits models that mostly look at the prompt's begin, as SD 1.x."),
+    ] = 100.0
 
     @classmethod
     def check(cls, inputs: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
@@ -167,5 +171,5 @@ class AttendAndExcite(Node, category="editing/attention", title="Attend-and-Exci
         words = tuple(filter(None, (word.strip() for word in self.words.split(","))))
         if not words:
             raise NodeError("words: at least one word of the prompt is wanted, none given")
-        patch = Excite(words, self.rate, self.until, parsed(self.thresholds), self.most, self.cells)
+        patch = Excite(words, self.rate, self.until, parsed(self.thresholds), self.most, self.cells, self.sharpness)
         return self.model.patched(patch) if self.rate else self.model

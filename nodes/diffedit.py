@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import torch
@@ -12,19 +12,21 @@ from pydantic import Field
 from torch import Tensor
 
 from diffusion.family import family
-from diffusion.guidance import CFG
+from diffusion.guidance import CFG, Conditional, Guidance
 from diffusion.mask import grow
+from diffusion.memory import TorchDevice
 from diffusion.noise import prepare_noise
 from diffusion.patch import StepPatch
 from diffusion.preview import jpeg
 from diffusion.sample import check, fit_mask
-from diffusion.samplers import Denoiser, NoiseSource, integrate, make_stepper
+from diffusion.samplers import Denoiser, NoiseSource, OnStep, integrate, make_stepper
 from diffusion.schedule import Schedule, Step
 from diffusion.session import Net, open_session
+from diffusion.spacing import sigmas_for
 from diffusion.values import Conditioning, Latent, Mask, Model, Trajectory
 from graph_engine.errors import NodeError
 from graph_engine.node import Node
-from nodes.params import CELL, Scale, Seed, Unit, number
+from nodes.params import CELL, Scale, SchedulerName, Seed, Steps, Unit, number
 
 if TYPE_CHECKING:
     from graph_engine.context import Context
@@ -81,6 +83,21 @@ class Background(StepPatch):
         return x * self.mask + self.path[step.index + 1].to(x) * (1 - self.mask)
 
 
+def walked(model: Model, guidance: Guidance, x: Tensor, sigmas: Tensor, device: TorchDevice, on_step: OnStep) -> list[Tensor]:
+    """The states of a DDIM walk from x through the levels, the first and the last among them; up (inversion) or down."""
+    schedule, step, states = Schedule(model.process.table(), sigmas), make_stepper("ddim"), list[Tensor]()
+    if len(schedule) != len(sigmas) - 1:
+        raise NodeError("trajectory: levels that rise from one to the next are wanted, the same level comes twice")
+
+    def remembered(denoise: Denoiser, x: Tensor, s: Step, noise: NoiseSource) -> tuple[Tensor, Tensor]:
+        states.append(x)
+        return step(denoise, x, s, noise)
+
+    with open_session(model, guidance, device, sigmas=schedule.sigmas, shape=x.shape) as net:
+        states.append(integrate(remembered, net, x, schedule, on_step=on_step))
+    return states
+
+
 # nodes
 
 
@@ -126,6 +143,28 @@ class NoiseContrastMask(Node, category="editing/diffedit", title="DiffEdit Mask"
         return self.Out(Mask(_enlarged(mask)), Mask(_enlarged(heat)), Mask(d), bool(has_contrast(d).all()))
 
 
+class DiffEditEncode(Node, category="editing/diffedit", title="DiffEdit Encode", aliases=("diffedit", "ddim encode", "inversion")):
+    """Walk a picture into noise without guidance and keep the way (Couairon et al. 2023, sec. 3.2, step 2)."""
+
+    model: Annotated[Model, Field(description="The denoiser.")]
+    samples: Annotated[Latent, Field(description="The picture, encoded.")]
+    prompt: Annotated[Conditioning, Field(description="An empty prompt in the paper; the picture's own caption follows it more closely.")]
+    steps: Steps = 25
+    scheduler: SchedulerName = "normal"
+    ratio: Annotated[float, number(0, 1, 0.01, "How far to walk, as a share of the steps.")] = 1.0
+
+    def run(self, ctx: Context) -> Trajectory:
+        form = family(self.model.weights.family).latent
+        check(self.samples, form)
+        sigmas = sigmas_for(self.model.process.table(), self.scheduler, self.steps).flip(0)[: round(self.ratio * self.steps) + 1]
+        x = self.samples.x.to(ctx.device.torch, torch.float32) * form.scale
+        return Trajectory(
+            torch.stack(walked(self.model, Conditional(self.prompt), x, sigmas, ctx.device, reported(ctx, self.model))),
+            sigmas,
+            format=form.name,
+        )
+
+
 class MaskedDDIMDecode(Node, category="editing/diffedit", title="DiffEdit Decode", aliases=("diffedit", "masked decode")):
     """Denoise a trajectory's state under a new prompt where a mask says; elsewhere the trajectory itself holds, level by level.
 
@@ -152,26 +191,17 @@ class MaskedDDIMDecode(Node, category="editing/diffedit", title="DiffEdit Decode
         start = round(self.ratio * (len(path.latents) - 1))
         walk, sigmas = path.latents[: start + 1].flip(0), path.sigmas[: start + 1].flip(0)
         x = walk[0].to(ctx.device.torch, torch.float32)
-        schedule = Schedule(self.model.process.table(), sigmas)
-        if len(schedule) != start:
-            raise NodeError("trajectory: levels that rise from one to the next are wanted, the same level comes twice")
         model = self.model
         if self.mask is not None:
             model = model.patched(Background(fit_mask(self.mask.values[:, None], x), walk))
-        step, states = make_stepper("ddim"), list[Tensor]()
-
-        def remembered(denoise: Denoiser, x: Tensor, s: Step, noise: NoiseSource) -> tuple[Tensor, Tensor]:
-            states.append(x)
-            return step(denoise, x, s, noise)
-
-        def heard(i: int, n: int, x0: Tensor) -> None:
-            ctx.step(i, n, lambda: jpeg(x0, self.model.weights))
-
-        guidance = CFG(self.positive, self.negative, self.cfg)
-        with open_session(model, guidance, ctx.device, sigmas=schedule.sigmas, shape=x.shape) as net:
-            states.append(integrate(remembered, net, x, schedule, on_step=heard))
-        edited = replace(path, latents=torch.stack(states[::-1]), sigmas=sigmas.flip(0), noises=None, uncond=None, format=form.name)
+        states = walked(model, CFG(self.positive, self.negative, self.cfg), x, sigmas, ctx.device, reported(ctx, self.model))
+        edited = Trajectory(torch.stack(states[::-1]), sigmas.flip(0), format=form.name)
         return self.Out(Latent(states[-1] / form.scale, format=form.name), edited)
+
+
+def reported(ctx: Context, model: Model) -> OnStep:
+    """Progress with a preview."""
+    return lambda i, n, x0: ctx.step(i, n, lambda: jpeg(x0, model.weights))
 
 
 def _enlarged(cells: Tensor) -> Tensor:

@@ -32,6 +32,7 @@ _OPENAI = (
     (r"proj$", "visual_projection.weight"),
     (r"transformer\.resblocks\.(\d+)\.", r"vision_model.encoder.layers.\1."),
 )
+_OPENAI_PARTS = ("class_embedding", "positional_embedding", "conv1.", "ln_pre.", "ln_post.", "proj", "transformer.resblocks.")
 _LAYER = (("ln_1.", "layer_norm1."), ("ln_2.", "layer_norm2."), ("mlp.c_fc.", "mlp.fc1."), ("mlp.c_proj.", "mlp.fc2."))
 
 
@@ -105,7 +106,7 @@ def assembled(source: Path, dtype: torch.dtype, *, meta: bool) -> tuple[VisionEn
 
 def encoder_names(file: TensorFile) -> dict[str, str]:
     """The names of the encoder's weights in a file, with those that they have without what stands before them; text towers are left out."""
-    for mark, parts in ((HF, ("vision_model.", "visual_projection.")), (OPENAI, tuple(old.partition("\\")[0] for old, _ in _OPENAI))):
+    for mark, parts in ((HF, ("vision_model.", "visual_projection.")), (OPENAI, _OPENAI_PARTS)):
         found = next((name for name in file.shapes if name.endswith(mark)), None)
         if found is None:
             continue

@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusion.ip_adapter.value import IPAdapter
+from diffusion.ip_adapter.value import ImageEmbeds, IPAdapter
 from diffusion.memory import TorchDevice
 from diffusion.vision import ClipVision, ClipVisionOutput, look, look_at_nothing
 
 COMBINATIONS = ("concat", "add", "subtract", "average", "norm average")
+EXTREMES = ("max", "min")
 
 
 def combined(embeds: Tensor, how: str) -> Tensor:
@@ -24,6 +25,8 @@ def combined(embeds: Tensor, how: str) -> Tensor:
         return embeds
     if how == "add":
         return embeds.sum(0, keepdim=True)
+    if how in EXTREMES:
+        return embeds.amax(0, keepdim=True) if how == "max" else embeds.amin(0, keepdim=True)
     if how == "subtract":
         return embeds[:1] - embeds[1:].mean(0, keepdim=True)
     if how == "norm average":
@@ -39,9 +42,14 @@ def tokens(adapter: IPAdapter, embeds: Tensor, device: TorchDevice) -> Tensor:
     return made.float().cpu().flatten(0, 1)[None]
 
 
-def read(adapter: IPAdapter, seen: ClipVisionOutput) -> Tensor:
+def read(adapter: IPAdapter, seen: ClipVisionOutput | ImageEmbeds) -> Tensor:
     """What an adapter reads of an encoder's output. Raises ValueError where the encoder is not the one that it was trained with."""
-    embeds = seen.embeds if adapter.kind == "plain" else seen.penultimate
+    if isinstance(seen, ImageEmbeds):
+        embeds = seen.values
+    else:
+        embeds = seen.embeds if adapter.kind == "plain" else seen.penultimate
+    if embeds.ndim != (2 if adapter.kind == "plain" else 3):
+        raise ValueError("pos_embed, neg_embed: these were made for another kind of IP-Adapter; encode with the one that they are for")
     if embeds.shape[-1] != adapter.reads:
         raise ValueError(
             f"clip_vision: this IP-Adapter reads {'embeddings' if adapter.kind == 'plain' else 'states'} of width {adapter.reads}, "
@@ -57,6 +65,19 @@ def _wanted(adapter: IPAdapter) -> str:
     return "another encoder" if name is None else f"the picture encoder of {name}"
 
 
+def nothing(adapter: IPAdapter, vision: ClipVision | None, device: TorchDevice) -> Tensor:
+    """What an adapter reads where there is no picture, [1, …].
+
+    As in training (Ye et al. 2023, sec. 3.2.2) a zero embedding, or the states of a picture of zeros after normalisation, for which alone
+    the encoder is needed; ValueError where it is not given.
+    """
+    if adapter.kind == "plain":
+        return torch.zeros(1, adapter.reads)
+    if vision is None:
+        raise ValueError("clip_vision: an encoder is wanted, none given; connect Load CLIP Vision, or a neg_embed")
+    return read(adapter, look_at_nothing(vision, device))
+
+
 def prompts(
     adapter: IPAdapter,
     vision: ClipVision,
@@ -66,15 +87,10 @@ def prompts(
     device: TorchDevice,
     heard: Callable[[], Any] = lambda: None,
 ) -> tuple[Tensor, Tensor]:
-    """Tokens [1, n, d] of pictures [b, h, w, 3] for the positive, and for the negative those of `against`, or of no picture at all.
-
-    No picture is, as in training (Ye et al. 2023, sec. 3.2.2), a zero embedding, or the states of a picture of zeros after normalisation.
-    """
-    positive = read(adapter, look(vision, pictures, device, heard=heard))
-    if against is not None:
-        negative = combined(read(adapter, look(vision, against, device, heard=heard)), how)
-    elif adapter.kind == "plain":
-        negative = torch.zeros_like(positive[:1])
+    """Tokens [1, n, d] of pictures [b, h, w, 3] for the positive, and for the negative those of `against`, or of no picture at all."""
+    positive = combined(read(adapter, look(vision, pictures, device, heard=heard)), how)
+    if against is None:
+        negative = nothing(adapter, vision, device)
     else:
-        negative = read(adapter, look_at_nothing(vision, device))
-    return tokens(adapter, combined(positive, how), device), tokens(adapter, negative, device)
+        negative = combined(read(adapter, look(vision, against, device, heard=heard)), how)
+    return tokens(adapter, positive, device), tokens(adapter, negative, device)

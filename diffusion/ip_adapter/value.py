@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from torch import Tensor
+
 from diffusion.values import WeightsRef
 
 
@@ -18,3 +20,11 @@ class IPAdapter:
     reads: int  # width of what it reads
     text: int  # width of the tokens that it makes, the text's
     sites: int  # cross-attention modules that it has weights for
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ImageEmbeds:
+    """What an adapter reads of b pictures, before its projector; they may be weighted and combined."""
+
+    socket: ClassVar[str] = "EMBEDS"
+    values: Tensor  # [b, d], or [b, n, d] of adapters that read states

@@ -16,22 +16,9 @@ from diffusion.patch import Block, BlockCall, RunBlock
 from diffusion.sparse.cache import Layer
 from diffusion.sparse.normalise import moved, normalised, statistics
 from diffusion.sparse.region import Region, convolved, gather, inside
+from diffusion.sparse.speak import speaking
 
 Module = Any  # diffusers declares no types
-
-
-@contextmanager
-def speaking(module: nn.Module, forward: Callable[..., Tensor]) -> Iterator[None]:
-    """Let a module answer with another forward; undone on exit."""
-    before = module.__dict__.get("forward")
-    module.forward = forward  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        if before is None:
-            del module.forward
-        else:
-            module.forward = before
 
 
 def plain(block: Block, module: Module) -> bool:
@@ -128,9 +115,7 @@ def work(block: Block, module: nn.Module, out: Tensor) -> int:
     """About how many multiplications one row of a block's output [rows, c, h, w] takes; those of the text alone are left out."""
     cells = out.shape[2] * out.shape[3]
     aside = ("time_emb_proj", "attn2.to_k", "attn2.to_v")
-    each = sum(
-        m.weight.numel() for name, m in module.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear)) and not name.endswith(aside)
-    )
+    each = sum(m.weight.numel() for name, m in module.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear)) and not name.endswith(aside))
     if block.kind == "attention":
         each += sum(2 * cells * m.to_q.out_features for name, m in module.named_modules() if name.endswith("attn1"))
     return cells * each

@@ -19,7 +19,6 @@ from diffusion.sparse.difference import dilated
 from diffusion.sparse.edit import Editing, Plan, Sparse, mask_of
 from diffusion.sparse.record import Record, Recording
 from diffusion.values import VAE, Image, Latent
-from diffusion.vae import _check_latent
 
 Module = Any  # diffusers declares no types
 
@@ -85,7 +84,8 @@ def _decoded(
     vae: VAE, module: nn.Module, modules: Mapping[Block, nn.Module], state: FeaturePatch, latent: Latent, device: TorchDevice
 ) -> Image:
     which = family(vae.weights.family)
-    _check_latent(latent, which.latent)
+    if latent.x.shape[1] != which.latent.channels:
+        raise ValueError(f"samples: {which.latent.channels} channels are wanted by this VAE, {latent.x.shape[1]} given")
     with _through(modules, state, latent.x.shape[0]), torch.no_grad():
         x = which.decode(module, latent.x.to(device.torch, torch.float32))
     return Image(((x + 1) / 2).clamp(0, 1).movedim(1, -1).contiguous())

@@ -25,6 +25,7 @@ from diffusion.patch import (
 from diffusion.schedule import Step
 from diffusion.sparse.blocks import fresh, plain
 from diffusion.sparse.cache import ActivationCache, Frame, Layer
+from diffusion.sparse.convolve import convolving
 from diffusion.sparse.difference import active
 from diffusion.sparse.region import Mode, Region, chosen, gather, places, scatter
 
@@ -162,7 +163,8 @@ class Editing(FeaturePatch, AttentionPatch, StepPatch):
         if not len(region):
             return layer.out.to(call.h.dtype)
         if region.share > self.sparse.plan.dense_above:
-            return next(call)
+            with convolving(self.modules[call.block.name]):
+                return next(call)
         self.now = (region, layer)
         try:
             part = fresh(call.block, self.modules[call.block.name], call, next, region, layer, self.sparse.exact)

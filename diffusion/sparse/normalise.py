@@ -1,4 +1,4 @@
-"""Group normalisation (Wu & He 2018) with statistics that are given: those of the original, or those moved to what an edit makes of them."""
+"""Group normalisation (Wu & He 2018) with given statistics: those of the original, or those moved to what an edit makes of them."""
 
 from __future__ import annotations
 

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from diffusion.sparse.convolve import convolve
+
 Mode = Literal["auto", "window", "tile"]
 TILE = 4  # cells a side of a tile's output: 6 of its input for a 3 × 3 convolution
 TILE_COST = 1.6  # a cell of a tile costs about so much more than one of a window, gather and scatter included
@@ -146,7 +148,7 @@ def convolved(conv: nn.Conv2d, tall: Tensor, region: Region) -> Tensor:
     if n > 1:
         rows, c, _, wide = tall.shape
         tall = tall.view(rows, c, n, -1, wide).transpose(1, 2).flatten(0, 1)
-    out = F.conv2d(tall, conv.weight, conv.bias, conv.stride, 0, conv.dilation, conv.groups)
+    out = convolve(conv, tall, (0, 0))
     if n == 1:
         return out
     return out.unflatten(0, (-1, n)).transpose(1, 2).flatten(2, 3)

@@ -102,6 +102,13 @@ CORE = {
     "RebatchImages": ("images=- batch_size=1", "IMAGE"),
     "ImageScaleToTotalPixels": ("image=- upscale_method=- megapixels=1.0 resolution_steps=1", "IMAGE"),
     "UpscaleModelLoader": ("model_name=-", "UPSCALE_MODEL"),
+    "CLIPVisionLoader": ("clip_name=-", "CLIP_VISION"),
+    "CLIPVisionEncode": ("clip_vision=- image=- crop=center", "CLIP_VISION_OUTPUT"),
+    "IPAdapterModelLoader": ("ipadapter_file=-", "IPADAPTER"),
+    "IPAdapter": (
+        "model=- ipadapter=- image=- weight=1.0 start_at=0.0 end_at=1.0 weight_type=standard attn_mask=None clip_vision=None",
+        "MODEL",
+    ),
     "ImageUpscaleWithModel": ("upscale_model=- image=-", "IMAGE"),
     "ImageBlur": ("image=- blur_radius=1 sigma=1.0", "IMAGE"),
     "ImageSharpen": ("image=- sharpen_radius=1 sigma=1.0 alpha=1.0", "IMAGE"),

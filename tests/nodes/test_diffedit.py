@@ -16,12 +16,13 @@ from diffusion.sample import fit_mask
 from diffusion.samplers import integrate, make_stepper
 from diffusion.schedule import Schedule
 from diffusion.session import open_session
+from diffusion.spacing import sigmas_for
 from diffusion.text import encode
 from diffusion.vae import decode as vae_decode
 from diffusion.vae import encode as vae_encode
 from diffusion.values import Latent, Mask, Trajectory
 from graph_engine.errors import GraphError
-from nodes.diffedit import MaskedDDIMDecode, NoiseContrastMask, normalised
+from nodes.diffedit import DiffEditEncode, MaskedDDIMDecode, NoiseContrastMask, normalised
 from nodes.toybox import ToyboxScene
 
 STEPS = 5
@@ -148,6 +149,17 @@ def test_a_trajectory_of_another_model_is_refused(ctx, model, path, red, blue):
         decode(ctx, model, Trajectory(path.latents, path.sigmas, format="sdxl"), red, blue)
     with pytest.raises(GraphError, match="the same level comes twice"):
         decode(ctx, model, Trajectory(path.latents, torch.tensor([0.0, 1, 1, 2, 3, 4])), red, blue)
+
+
+@pytest.mark.parametrize("ratio", [1.0, 0.5])
+def test_the_encoding_is_the_walk_up_the_schedule(ctx, model, red, device, latent, ratio):
+    path = DiffEditEncode(model=model, samples=latent, prompt=red, steps=4, scheduler="normal", ratio=ratio).run(ctx)
+    levels = sigmas_for(model.process.table(), "normal", 4)[-(round(4 * ratio) + 1) :]
+    assert torch.equal(path.sigmas, levels.flip(0))
+    assert torch.equal(path.latents[0], latent.x * 0.18215)
+    with open_session(model, Conditional(red), device) as net:
+        top = integrate(make_stepper("ddim"), net, latent.x * 0.18215, Schedule(model.process.table(), levels.flip(0)))
+    assert torch.equal(path.latents[-1], top)
 
 
 # -- diffusers --

@@ -10,8 +10,8 @@ OUT ends in .safetensors or .bin; the latter is pickled, with a table for the pr
 from __future__ import annotations
 
 import argparse
-import json
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -168,7 +168,7 @@ def main() -> None:
         widths, text = widths_in(told.unet) if told.unet else MODELS[told.model]
         tensors = make(told.kind, widths, text, told.reads, seed=told.seed)
     write(tensors, told.out)
-    print(json.dumps({"file": str(told.out), "tensors": len(tensors), "bytes": sum(t.nbytes for t in tensors.values())}))
+    sys.stdout.write(f"{told.out}: {len(tensors)} tensors, {sum(tensor.nbytes for tensor in tensors.values())} bytes\n")
 
 
 if __name__ == "__main__":

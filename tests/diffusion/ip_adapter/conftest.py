@@ -34,6 +34,11 @@ def make_ip_adapter() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def make_lora() -> ModuleType:
+    return tool("make_lora")
+
+
+@pytest.fixture(scope="session")
 def checkpoints(folder, tmp_path_factory) -> dict[str, Path]:
     """sd1: four levels, two layers a block (16 transformers); sdxl: a single file with transformers of two layers."""
     from diffusers import UNet2DConditionModel
