@@ -143,7 +143,6 @@ def _counterpart(part: Part, box: Box, others: Sequence[Part]) -> Part | None:
         concat_latent=theirs.concat_latent,
         concat_mask=theirs.concat_mask,
         size=theirs.size,
-        patches=theirs.patches,
     )
     return replace(part, entry=told)
 

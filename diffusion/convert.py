@@ -32,10 +32,10 @@ def convert(source: Path, target: Path | None = None) -> Path:
 def learned_word(content: Any) -> dict[str, Tensor]:
     """The vectors of a learned word under the names that safetensors files use; empty where the file holds something else.
 
-    Other files are flat lists of many tensors; these are one tensor, or nest it.
+    Its older files nest the tensor or are nothing but it; all others name their tensors.
     """
-    flat = isinstance(content, Mapping) and "string_to_param" not in content and len(content) > 1
-    return {} if flat else {f"clip_{name}" if name else "emb_params": tensor for name, tensor in vectors(content).items()}
+    named = isinstance(content, Mapping) and "string_to_param" not in content
+    return {} if named else {f"clip_{name}" if name else "emb_params": tensor for name, tensor in vectors(content).items()}
 
 
 if __name__ == "__main__":

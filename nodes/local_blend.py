@@ -74,7 +74,7 @@ class _Blending(AttentionPatch, StepPatch):
     def at_site(self, site: Site) -> bool:
         """Cross-attention of one resolution."""
         chosen = site.scale == self.cells and (site.place != "mid" or bool(self.patch.cells))
-        return site.cross and self.patch.mask is None and chosen
+        return site.cross and self.patch.mask is None and self.patch.threshold >= 0 and chosen
 
     def __call__(self, call: AttnCall, next: Attend) -> Tensor:
         """Attention as it is, with the maps of the words added up."""
@@ -114,6 +114,8 @@ class _Blending(AttentionPatch, StepPatch):
         if self.patch.mask is not None:
             given = self.patch.mask[i % len(self.patch.mask)].to(x)
             return F.interpolate(given[None, None], size, mode="bilinear")[0, 0]
+        if self.patch.threshold < 0:
+            return x.new_ones(size)
         rows = [source, target]
         mask = looked_at(self.seen["columns"][rows], size, self.patch.threshold).any(0)
         return mask & ~looked_at(self.seen["less"][rows], size, self.patch.threshold, pool=False).any(0)

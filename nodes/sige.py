@@ -18,7 +18,7 @@ from diffusion.session import Net
 from diffusion.sparse import decode as decoder
 from diffusion.sparse.cache import ActivationCache
 from diffusion.sparse.difference import cells_of, difference, dilated
-from diffusion.sparse.edit import Plan, Sparse, check_inner, mask_of
+from diffusion.sparse.edit import Plan, Sparse, mask_of
 from diffusion.sparse.record import OverBudget, Record
 from diffusion.values import VAE, Guider, Image, Latent, Mask, Model, Noise, Sampler, Sigmas
 from graph_engine.errors import NodeError
@@ -91,7 +91,6 @@ class SparseCache(Node, category="sparse", title="Sparse Cache", aliases=("sige"
     budget: Budget = 4096
     when_full: Annotated[Literal["stop", "dense"], Field(description="dense: steps that do not fit are computed whole later.")] = "stop"
     keep: Kept = "as computed"
-    keep_inner: Annotated[bool, Field(description="Keep what statistics 'recomputed' of Sparse Edit needs: about a quarter more.")] = False
 
     class Out(NamedTuple):
         output: Annotated[Latent, Field(description="The latent at the last level.")]
@@ -99,7 +98,7 @@ class SparseCache(Node, category="sparse", title="Sparse Cache", aliases=("sige"
         mebibytes: Annotated[float, Field(description="What the cache holds, in MiB.")]
 
     def run(self, ctx: Context) -> Out:
-        record = Record(self.budget << 20, self.when_full == "dense", self.keep_inner, KEPT[self.keep], reserve=ctx.device.reserve)
+        record = Record(self.budget << 20, self.when_full == "dense", KEPT[self.keep], reserve=ctx.device.reserve)
         model = replace(self.guider.model, patches=(record, *self.guider.model.patches))  # innermost: what the blocks themselves make
         kept: list[ActivationCache] = []
 
@@ -135,7 +134,7 @@ class SparseEdit(Node, category="sparse", title="Sparse Edit", aliases=("sige", 
     grow: Annotated[int, number(0, 16, 1, "Cells that the region grows to each side, at each size of feature map.")] = 1
     dense_above: DenseAbove = 0.6
     statistics: Annotated[
-        Literal["cached", "recomputed"], Field(description="Of the normalisations: the original's, or following the edit.")
+        Literal["cached", "recomputed"], Field(description="Of the normalisations: the original's, or the edit's own, which costs half of what is saved in resnets.")
     ] = "cached"
 
     class Out(NamedTuple):
@@ -146,15 +145,12 @@ class SparseEdit(Node, category="sparse", title="Sparse Edit", aliases=("sige", 
     def run(self, ctx: Context) -> Out:
         if self.cache.latent is not None:
             raise NodeError("cache: one of a sampled run is wanted (Sparse Cache), that of a decoding given")
-        exact = self.statistics == "recomputed"
-        if exact:
-            check_inner(self.cache)
         cells = mask_of(cells_of(self.mask.values, self.cache.size))
         plan = Plan(cells, self.mode, self.tile, self.grow, self.dense_above)
         done, whole = plan.work(self.cache.frames[0])
         text = planned(self.cache, plan)
         ctx.show(text=text)
-        model = replace(self.model, patches=(Sparse(self.cache, plan, exact), *self.model.patches))  # innermost: others see whole maps
+        model = replace(self.model, patches=(Sparse(self.cache, plan, self.statistics == "recomputed"), *self.model.patches))  # innermost: others see whole maps
         return self.Out(model=model, share=done / whole if whole else 1.0, report=text)
 
 

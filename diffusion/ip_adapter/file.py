@@ -18,8 +18,7 @@ def open_ip_adapter(path: str | Path) -> IPAdapter:
 
     Raises FileNotFoundError when there is no such file, ValueError when it is something else, a FaceID adapter, or lacks weights.
     """
-    from diffusion.family.checkpoint import describe  # here, so that a start does not import the model libraries
-    from diffusion.family.ip_adapter import assembled, split
+    from diffusion.family.ip_adapter import assembled, split  # here, because it imports this package
 
     source = Path(path).expanduser().resolve()
     if not source.is_file():
@@ -27,6 +26,8 @@ def open_ip_adapter(path: str | Path) -> IPAdapter:
     file = open_tensors(source)
     projector, others = split(file.shapes)
     if not projector or not others:
+        from diffusion.family.checkpoint import describe  # here, because it imports the model libraries
+
         raise ValueError(f"{source.name}: an IP-Adapter is wanted (image_proj.… and ip_adapter.…); {describe(file)}")
     told = {name: torch.empty(shape, device="meta") for name, shape in file.shapes.items()}
     adapter, reads, text = assembled(told, torch.float32, source)

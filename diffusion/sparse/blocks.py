@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from diffusion.patch import Block, BlockCall, RunBlock
 from diffusion.sparse.cache import Layer
-from diffusion.sparse.normalise import moved, normalised, statistics
+from diffusion.sparse.normalise import normalised, statistics
 from diffusion.sparse.region import Region, convolved, gather, inside
 from diffusion.sparse.speak import speaking
 
@@ -36,7 +36,8 @@ def plain(block: Block, module: Module) -> bool:
 def fresh(block: Block, module: Module, call: BlockCall, next: RunBlock, region: Region, layer: Layer, exact: bool) -> Tensor:
     """The block's output on a region, tall, of a map that was changed within the region (and its surroundings).
 
-    `exact`: the normalisations' statistics follow the change; otherwise they are the original's.
+    `exact`: the normalisations' statistics are those of the changed map, for which a resnet's first half runs on all of it; otherwise they
+    are the original's.
     """
     if block.kind == "conv":
         return convolved(module, gather(call.h, region, 1), region)
@@ -58,39 +59,29 @@ def fresh(block: Block, module: Module, call: BlockCall, next: RunBlock, region:
             return next(part)
         norm1, norm2 = module.norm1, module.norm2
 
-        def second(h: Tensor) -> Tensor:  # one cell more to each side than the region has
-            return normalised(h, _followed(h, region, layer, norm2) if exact else norms["norm2"], norm2)
-
         def valid(conv: nn.Conv2d, halo: int) -> Callable[[Tensor], Tensor]:
             on = inside(region, halo, call.h.device)
             return lambda h: convolved(conv, h if on is None else h * on.to(h.dtype), region)  # zeros beyond the border come last
 
-        stack.enter_context(speaking(norm1, lambda h: normalised(gather(call.h, region, 2), seen("norm1", norm1), norm1)))
-        stack.enter_context(speaking(norm2, second))
-        stack.enter_context(speaking(module.conv1, valid(module.conv1, 2)))
+        if exact:  # new statistics change the first half everywhere, and the second half's statistics with it
+            whole = norm1.forward
+            stack.enter_context(speaking(norm1, lambda h: whole(call.h)))
+            stack.enter_context(speaking(norm2, lambda h: normalised(gather(h, region, 1), statistics(h, norm2.num_groups), norm2)))
+        else:
+            stack.enter_context(speaking(norm1, lambda h: normalised(gather(call.h, region, 2), norms["norm1"], norm1)))
+            stack.enter_context(speaking(module.conv1, valid(module.conv1, 2)))
+            stack.enter_context(speaking(norm2, lambda h: normalised(h, norms["norm2"], norm2)))
         stack.enter_context(speaking(module.conv2, valid(module.conv2, 1)))
         return next(part)
-
-
-def _followed(h: Tensor, region: Region, layer: Layer, norm: nn.GroupNorm) -> Tensor:
-    """Statistics of the second normalisation's input, known anew on the region, h, and of old elsewhere."""
-    assert layer.inner is not None
-    halo = 1 if len(region) == 1 else 0  # tiles' halos overlap, and no cell may count twice
-    if halo == 0:
-        h = h.unflatten(2, (len(region), -1))[:, :, :, 1:-1, 1:-1].flatten(2, 3)
-    on = inside(region, halo, h.device)
-    new = h if on is None else h * on.to(h.dtype)
-    count = layer.inner[0].numel() // norm.num_groups
-    return moved(dict(layer.norms)["norm2"], gather(layer.inner.to(h.dtype), region, halo), new, count)
 
 
 # -- recording --
 
 
 @contextmanager
-def noted(block: Block, module: Module, inner: bool) -> Iterator[tuple[dict[str, Tensor], list[Tensor]]]:
-    """While a block runs, its normalisations' statistics by name, and if asked for what a resnet's second normalisation sees."""
-    norms, between = dict[str, Tensor](), list[Tensor]()
+def noted(block: Block, module: Module) -> Iterator[dict[str, Tensor]]:
+    """While a block runs, its normalisations' statistics by name."""
+    norms = dict[str, Tensor]()
     wanted = {"resnet": ("norm1", "norm2"), "attention": ("norm",)}.get(block.kind, ())
 
     def watched(name: str, norm: nn.GroupNorm) -> Callable[[Tensor], Tensor]:
@@ -98,8 +89,6 @@ def noted(block: Block, module: Module, inner: bool) -> Iterator[tuple[dict[str,
 
         def run(h: Tensor) -> Tensor:
             norms[name] = statistics(h, norm.num_groups)
-            if inner and name == "norm2":
-                between.append(h)
             return forward(h)
 
         return run
@@ -108,7 +97,7 @@ def noted(block: Block, module: Module, inner: bool) -> Iterator[tuple[dict[str,
         for name in wanted:
             norm = getattr(module, name)
             stack.enter_context(speaking(norm, watched(name, norm)))
-        yield norms, between
+        yield norms
 
 
 def work(block: Block, module: nn.Module, out: Tensor) -> int:

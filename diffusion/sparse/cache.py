@@ -19,7 +19,6 @@ class Layer:
     name: str
     out: Tensor  # [rows, c, h, w]
     norms: tuple[tuple[str, Tensor], ...] = ()  # by name within the block: mean and variance of each group, [2, rows, groups], float32
-    inner: Tensor | None = None  # resnets: what the second normalisation saw, [rows, c, h, w]; only where asked for
     keys: tuple[tuple[str, Tensor, Tensor], ...] = ()  # self-attention by name of the site: keys and values, [rows, heads, n, d]
     work: int = 0  # multiplications for one row
 
@@ -27,8 +26,6 @@ class Layer:
         """All that is held."""
         yield self.out
         yield from (statistics for _, statistics in self.norms)
-        if self.inner is not None:
-            yield self.inner
         for _, k, v in self.keys:
             yield from (k, v)
 

@@ -69,7 +69,7 @@ class Sparse(FeaturePatch, AttentionPatch, StepPatch):
 
     cache: ActivationCache
     plan: Plan
-    exact: bool = False  # normalisations' statistics follow the edit instead of being the original's
+    exact: bool = False  # normalisations' statistics are those of the edited maps instead of the original's
 
     def begin(self, run: Run) -> Any:
         """The run so far."""
@@ -181,13 +181,6 @@ def _unlike(asked: str, recorded: str) -> ValueError:
     return ValueError(
         f"sparse run: {asked} is asked, {recorded} recorded; use the noise, sampler, levels, guidance and size of the recorded run"
     )
-
-
-def check_inner(cache: ActivationCache) -> None:
-    """Raise ValueError for a cache that was recorded without what exact statistics need."""
-    layers = [layer for frame in cache.frames for layer in frame.layers]
-    if any(layer.inner is None and any(name == "norm2" for name, _ in layer.norms) for layer in layers):
-        raise ValueError("statistics: 'recomputed' wants a cache recorded with keep_inner on")
 
 
 def mask_of(cells: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Group normalisation (Wu & He 2018) with given statistics: those of the original, or those moved to what an edit makes of them."""
+"""Group normalisation (Wu & He 2018) with statistics from elsewhere, as those of the picture before an edit."""
 
 from __future__ import annotations
 
@@ -10,19 +10,6 @@ def statistics(x: Tensor, groups: int) -> Tensor:
     """Mean and variance of each group of channels of x [rows, c, h, w], as [2, rows, groups] in float32."""
     variance, mean = torch.var_mean(x.float().reshape(x.shape[0], groups, -1), dim=2, correction=0)
     return torch.stack([mean, variance])
-
-
-def moved(seen: Tensor, old: Tensor, new: Tensor, count: int) -> Tensor:
-    """The statistics after some cells of a map have changed from `old` to `new` [rows, c, ..]; a group of the map has `count` values.
-
-    Sums of values and squares are taken in float64: the cells that did not change are never looked at.
-    """
-    groups = seen.shape[2]
-    old, new = (cells.double().reshape(cells.shape[0], groups, -1) for cells in (old, new))
-    mean, variance = seen.double()
-    mean_now = mean + (new - old).sum(2) / count
-    square_now = variance + mean.square() + (new.square() - old.square()).sum(2) / count
-    return torch.stack([mean_now, (square_now - mean_now.square()).clamp(min=0)]).float()
 
 
 def normalised(x: Tensor, seen: Tensor, norm: nn.GroupNorm) -> Tensor:

@@ -43,7 +43,6 @@ class Record(FeaturePatch, AttentionPatch, StepPatch):
 
     budget: int  # bytes
     evict: bool = False
-    inner: bool = False  # keep, too, what is needed to let statistics follow an edit
     dtype: torch.dtype | None = None  # to keep in; None: as computed
     least: int = 1  # blocks whose output has a shorter side are not kept
     reserve: Callable[[int], None] | None = None  # told how many bytes the run will hold, to make room
@@ -103,13 +102,12 @@ class Recording(FeaturePatch, AttentionPatch, StepPatch):
         """The block as it is; its output is noted."""
         block, module, record = call.block, self.modules[call.block.name], self.record
         self.keys = []
-        with noted(block, module, record.inner) as (norms, between):
+        with noted(block, module) as norms:
             out = next(call)
         last = block.place == "out"
         if min(out.shape[2:]) >= record.least or last:
             kept = out.detach() if last else half(out, record.dtype)  # the output of the network stays exact
-            inner = half(between[0], record.dtype) if between else None
-            self.layers.append(Layer(block.name, kept, tuple(norms.items()), inner, tuple(self.keys), work(block, module, out)))
+            self.layers.append(Layer(block.name, kept, tuple(norms.items()), tuple(self.keys), work(block, module, out)))
         if last:
             self._close(Frame(call.step.sigma, call.rows, tuple(self.layers)))
         return out

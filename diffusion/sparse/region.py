@@ -23,7 +23,7 @@ TILE_COST = 1.6  # a cell of a tile costs about so much more than one of a windo
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """n rectangles on a map of `size`, which do not overlap and may reach beyond its lower and right border."""
+    """n rectangles on a map of `size`, which do not overlap; several may reach beyond its lower and right border."""
 
     size: tuple[int, int]
     height: int
@@ -63,7 +63,10 @@ def tiles(mask: Tensor, tile: int = TILE) -> Region:
     tall, wide = min(tile, height), min(tile, width)
     padded = F.pad(mask, (0, -width % wide, 0, -height % tall))
     held = padded.view(padded.shape[0] // tall, tall, -1, wide).any(3).any(1)
-    return Region((height, width), tall, wide, tuple((i * tall, j * wide) for i, j in held.nonzero().tolist()))
+    corners = tuple((i * tall, j * wide) for i, j in held.nonzero().tolist())
+    if len(corners) == 1:  # alone it is a window, and ends at the border
+        tall, wide = min(tall, height - corners[0][0]), min(wide, width - corners[0][1])
+    return Region((height, width), tall, wide, corners)
 
 
 def chosen(mask: Tensor, mode: Mode, tile: int = TILE) -> Region:

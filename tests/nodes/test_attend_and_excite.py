@@ -63,13 +63,7 @@ def test_a_first_step_moves_the_state_as_diffusers_does(ctx, model, red, blue, d
     # what the pipeline asks of its tokenizer and text encoder, which the embeddings replace
     pipe.check_inputs = lambda *args, **kwargs: None
     told = {"prompt_embeds": red.entries[0].embeds, "negative_prompt_embeds": blue.entries[0].embeds, "token_indices": [indices]}
-    settings = {
-        "num_inference_steps": 5,
-        "guidance_scale": 3.0,
-        "thresholds": thresholds,
-        "max_iter_to_alter": 1,
-        "max_refinement_steps": 3,
-    }
+    settings = {"num_inference_steps": 5, "guidance_scale": 3.0, "thresholds": thresholds, "max_iter_to_alter": 1}
     with pytest.raises((StopIteration, RuntimeError)):
         pipe(prompt=None, **told, **settings, height=64, width=64, latents=x_t, attn_res=(4, 4), scale_factor=20)
     ((t, theirs),) = seen

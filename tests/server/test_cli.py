@@ -190,3 +190,16 @@ def test_the_doctor_finds_versions_device_and_the_embedded_model(home):
     assert done.returncode == 0, done.stderr + done.stdout
     for part in ("torch", "cpu", "toybox", "node types"):
         assert part in done.stdout
+
+
+def test_pickled_files_are_read_only_with_the_option(home):
+    torch = pytest.importorskip("torch")
+    (home / "models/embeddings").mkdir(parents=True)
+    torch.save({"string_to_param": {"*": torch.ones(1, 64)}}, home / "models/embeddings/word.pt")
+    asked = {**TINY, "words": {**TINY["words"], "inputs": {"clip": ["model", 1], "text": "a embedding:word star"}}}
+    (home / "tiny.json").write_text(json.dumps(asked))
+    refused = call("run", "tiny.json", "--json", home=home)
+    assert refused.returncode != 0
+    assert "--allow-pickle" in refused.stdout + refused.stderr
+    assert "python -m diffusion.convert word.pt" in refused.stdout + refused.stderr
+    assert call("run", "tiny.json", "--json", "--allow-pickle", home=home).returncode == 0

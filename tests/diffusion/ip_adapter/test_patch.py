@@ -10,6 +10,7 @@ from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file
 
 from diffusion.conditioning import set_area
+from diffusion.family.unet import sites
 from diffusion.guidance import CFG, Conditional
 from diffusion.ip_adapter.embed import tokens
 from diffusion.ip_adapter.file import open_ip_adapter
@@ -299,8 +300,6 @@ def test_the_weight_may_be_in_keys_and_values(setting, adapter_file, device, sca
 
 def test_sites_are_numbered_down_up_middle(opened, device):
     with device.weights(opened["sd1"][0].weights) as unet:
-        from diffusion.family.sd1 import sites
-
         found = [site for site, _ in sites(unet)]
         wanted = [name.removesuffix(".processor") for name in unet.attn_processors]
     numbers = key_numbers(found)
@@ -321,3 +320,36 @@ def test_a_patched_model_travels_between_processes(setting, opened, adapter_file
     again = pickle.loads(pickle.dumps(image))
     for branch, value in setting("sd1", image).items():
         assert torch.equal(value, setting("sd1", again)[branch])
+
+
+def test_the_real_unets_have_the_widths_of_the_files_in_use(make_ip_adapter):
+    xl = {
+        "block_out_channels": (320, 640, 1280),
+        "cross_attention_dim": 2048,
+        "attention_head_dim": (5, 10, 20),
+        "transformer_layers_per_block": (1, 2, 10),
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    }
+    for name, config in (("sd15", {"cross_attention_dim": 768}), ("sdxl", xl)):
+        with torch.device("meta"):
+            found = sites(UNet2DConditionModel(**config))
+        numbers = key_numbers([site for site, _ in found])
+        widths = {numbers[site.index]: module.to_k.weight.shape for site, module in found if site.cross}
+        wanted, text = make_ip_adapter.MODELS[name]
+        assert widths == {2 * i + 1: (width, text) for i, width in enumerate(wanted)}
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_in_half_precision_it_is_nearly_the_same(opened, prompts, adapter_file, device, dtype):
+    model, x = opened["sd1"][0], noise(1, 1, 4, SIZE, SIZE) * SIGMA
+    image = prompt(adapter_file("sd1", "plain"), embedding("plain"), device, mask=torch.ones(1, 8, 8))
+
+    def run(model):
+        with open_session(model, Conditional(prompts["sd1"][0]), device) as net, torch.no_grad():
+            return net.denoise(x, SIGMA)
+
+    half = replace(model, weights=replace(model.weights, dtype=dtype))
+    whole, without = run(model.patched(image)), run(model)
+    difference = (run(half.patched(image)) - whole).abs().max()
+    assert difference < 0.1 * (whole - without).abs().max()

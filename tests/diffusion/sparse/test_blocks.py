@@ -12,7 +12,7 @@ from diffusion.patch import Block, BlockCall, Moment, Rows
 from diffusion.sparse.blocks import fresh, noted
 from diffusion.sparse.cache import Layer
 from diffusion.sparse.difference import dilated
-from diffusion.sparse.normalise import moved, normalised, statistics
+from diffusion.sparse.normalise import normalised, statistics
 from diffusion.sparse.region import scatter, tiles, window
 from diffusion.sparse.speak import speaking
 
@@ -54,9 +54,9 @@ def test_a_resnet_block_is_dense_on_its_region(exact, kind, size, cut, out_chann
     mask = edited(kind, size)
     x = numbers(2, 16, *size)
     y = torch.where(mask, x + 2 * numbers(2, 16, *size, seed=1), x)
-    with noted(block, module, True) as (norms, between):
+    with noted(block, module) as norms:
         original = module(x, temb)
-    layer = Layer("b", original, tuple(norms.items()), between[0])
+    layer = Layer("b", original, tuple(norms.items()))
     with_frozen = [
         speaking(norm, lambda h, name=name, norm=norm: normalised(h, norms[name], norm))
         for name, norm in (("norm1", module.norm1), ("norm2", module.norm2))
@@ -108,7 +108,7 @@ def test_a_transformer_without_self_attention_is_dense_on_its_region(linear, cut
     context, mask, x = numbers(2, 5, 12), edited("scattered", size), numbers(2, 16, *size)
     y = torch.where(mask, x + 1, x)
     block, rows = Block("b", "attention", "down", 0, 0, 1), Rows((("positive", 0, 2),), 2)
-    with noted(block, module, False) as (norms, _):
+    with noted(block, module) as norms:
         original = module(x, context, return_dict=False)[0]
     region = cut(mask)
     layer = Layer("b", original, tuple(norms.items()))
@@ -119,13 +119,9 @@ def test_a_transformer_without_self_attention_is_dense_on_its_region(linear, cut
     torch.testing.assert_close(scatter(original.clone(), region, part)[inside], dense[inside], rtol=1e-5, atol=1e-5)
 
 
-def test_statistics_are_those_of_group_normalisation_and_follow_a_change():
+def test_statistics_are_those_of_group_normalisation():
     norm = nn.GroupNorm(3, 12)
     nn.init.normal_(norm.weight)
     nn.init.normal_(norm.bias)
-    x, y = numbers(2, 12, 7, 5) + 3, numbers(2, 12, 7, 5, seed=1)
+    x = numbers(2, 12, 7, 5) + 3
     torch.testing.assert_close(normalised(x, statistics(x, 3), norm), norm(x), rtol=1e-5, atol=1e-5)
-    z = x.clone()
-    z[..., 2:4, 1:3] = y[..., 2:4, 1:3]
-    seen = moved(statistics(x, 3), x[..., 2:4, 1:3], z[..., 2:4, 1:3], 4 * 35)
-    torch.testing.assert_close(seen, statistics(z, 3), rtol=1e-5, atol=1e-6)
