@@ -1,6 +1,6 @@
 """Convert a pickled file (checkpoint, VAE, LoRA, ControlNet, learned word, …) to safetensors.
 
-    python -m diffusion.convert model.ckpt [model.safetensors]
+python -m diffusion.convert model.ckpt [model.safetensors]
 """
 
 from __future__ import annotations

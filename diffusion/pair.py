@@ -15,6 +15,7 @@ from diffusion.schedule import Step
 from diffusion.values import Cond, Conditioning, Trajectory
 
 SOURCE = "source"
+MOST_REPEATS = 8  # of a token axis, until it is as long as another
 
 
 def source_and_targets(samples: Sequence[str], batch: int) -> tuple[int, tuple[int, ...]]:
@@ -43,15 +44,15 @@ def pairs(rows: Rows, branch: str | None = None) -> tuple[list[int], list[int]]:
 def stacked(source: Conditioning, target: Conditioning) -> Conditioning:
     """A conditioning whose rows are those of the source's embeddings and then those of the target's, entry by entry.
 
-    What else an entry says is the target's. A shorter token axis is repeated, which attention does not notice. Raises ValueError where the
-    two have different numbers of entries, or token axes of which none is a multiple of the other.
+    What else an entry says is the target's. Token axes are repeated to one length, which attention does not notice. Raises ValueError where
+    the two have different numbers of entries, or would have to be repeated more than MOST_REPEATS times.
     """
     if len(source) != len(target):
         raise ValueError(f"target: {len(source)} entries are wanted as source has, {len(target)} given")
 
     def one(a: Cond, b: Cond) -> Cond:
         length = math.lcm(a.embeds.shape[1], b.embeds.shape[1])
-        if length != max(a.embeds.shape[1], b.embeds.shape[1]):
+        if length // min(a.embeds.shape[1], b.embeds.shape[1]) > MOST_REPEATS:
             raise ValueError(f"target: as many tokens as in source are wanted, {a.embeds.shape[1]} and {b.embeds.shape[1]} given")
         embeds = torch.cat([e.repeat(1, length // e.shape[1], 1) for e in (a.embeds, b.embeds)])
         pooled = None if a.pooled is None or b.pooled is None else torch.cat([a.pooled, b.pooled])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from graph_engine.context import Context
 
 BRANCH = "positive"
+SIDE = 16  # cells a side of the authors' maps
 
 
 def looked_at(maps: Tensor, size: tuple[int, int], threshold: float, pool: bool = True) -> Tensor:
@@ -52,29 +54,32 @@ class Blend(AttentionPatch, StepPatch):
     less: tuple[tuple[int, ...], ...]
     threshold: float
     start: float
-    cells: int  # 0: the coarsest maps outside of the middle block
+    cells: int  # 0: of the maps outside of the middle block those nearest to 16 × 16
     mask: Tensor | None = None  # [n, h, w]: to be used instead of maps
 
     def begin(self, run: Run) -> Any:
         """A state that gathers maps. Raises ValueError where the model has no maps of the size."""
-        scales = {site.scale for site in run.sites if site.cross and (site.place != "mid" or self.cells)}
-        cells = self.cells or max(scales, default=0)
-        if cells not in scales and self.mask is None:
+        scales = frozenset(site.scale for site in run.sites if site.cross and (site.place != "mid" or self.cells))
+        if self.cells and self.cells not in scales and self.mask is None:
             raise ValueError(f"cells: one of {', '.join(map(str, sorted(scales)))} is wanted by this model, {self.cells} given")
-        return _Blending(self, run.net.samples, cells)
+        return _Blending(self, run.net.samples, frozenset({self.cells}) if self.cells else scales)
 
 
 @dataclass(slots=True, eq=False)
 class _Blending(AttentionPatch, StepPatch):
     patch: Blend
     samples: tuple[str, ...]
-    cells: int
+    scales: frozenset[int]
     seen: dict[str, Tensor] = field(default_factory=dict)  # "columns" and "less": [samples, h, w], summed over steps and layers
 
     def at_site(self, site: Site) -> bool:
         """Cross-attention of one resolution."""
-        chosen = site.scale == self.cells and (site.place != "mid" or bool(self.patch.cells))
-        return site.cross and self.patch.mask is None and self.patch.threshold >= 0 and chosen
+        if not site.cross or self.patch.mask is not None or self.patch.threshold < 0:
+            return False
+        if site.place == "mid" and not self.patch.cells:
+            return False
+        side = min(site.size) * site.scale  # of the latent
+        return site.scale == min(self.scales, key=lambda scale: (abs(math.log(side / scale / SIDE)), scale))
 
     def __call__(self, call: AttnCall, next: Attend) -> Tensor:
         """Attention as it is, with the maps of the words added up."""
@@ -168,7 +173,7 @@ class LocalBlend(Node, category="editing/attention", title="Local Blend", aliase
     threshold: Annotated[float, number(-1, 1, 0.01, "Share of the greatest attention that counts; 1 keeps all, below 0 nothing.")] = 0.3
     start: Annotated[Unit, Field(description="Blend after this share of the steps.")] = 0.2
     cells: Annotated[
-        int, number(0, 64, 1, "Which maps: with so many latent cells a side for one of theirs; 0: the coarsest outside of the middle.")
+        int, number(0, 64, 1, "Which maps: with so many latent cells a side for one of theirs; 0: those nearest to 16×16.")
     ] = 0
     mask: Annotated[Mask | None, Field(description="Where the targets may differ, instead of by words.")] = None
 

@@ -134,7 +134,8 @@ class SparseEdit(Node, category="sparse", title="Sparse Edit", aliases=("sige", 
     grow: Annotated[int, number(0, 16, 1, "Cells that the region grows to each side, at each size of feature map.")] = 1
     dense_above: DenseAbove = 0.6
     statistics: Annotated[
-        Literal["cached", "recomputed"], Field(description="Of the normalisations: the original's, or the edit's own, which costs half of what is saved in resnets.")
+        Literal["cached", "recomputed"],
+        Field(description="Of normalisations: the original's, or the edit's own, at half of what is saved in resnets."),
     ] = "cached"
 
     class Out(NamedTuple):
@@ -150,7 +151,8 @@ class SparseEdit(Node, category="sparse", title="Sparse Edit", aliases=("sige", 
         done, whole = plan.work(self.cache.frames[0])
         text = planned(self.cache, plan)
         ctx.show(text=text)
-        model = replace(self.model, patches=(Sparse(self.cache, plan, self.statistics == "recomputed"), *self.model.patches))  # innermost: others see whole maps
+        sparse = Sparse(self.cache, plan, self.statistics == "recomputed")
+        model = replace(self.model, patches=(sparse, *self.model.patches))  # innermost: others see whole maps
         return self.Out(model=model, share=done / whole if whole else 1.0, report=text)
 
 

@@ -47,7 +47,7 @@ def fresh(block: Block, module: Module, call: BlockCall, next: RunBlock, region:
         conv = module.conv  # its padding is 1 before and after, or 0 and 1
         return convolved(conv, gather(call.h, region, 1, stride=2, before=conv.padding[0]), region)
     part = BlockCall(gather(call.h, region), block, call.rows, call.step)
-    norms = dict(layer.norms)
+    norms = {name: seen.to(call.h.device) for name, seen in layer.norms}
 
     def seen(name: str, norm: nn.GroupNorm) -> Tensor:
         return statistics(call.h, norm.num_groups) if exact else norms[name]

@@ -149,7 +149,7 @@ class Editing(FeaturePatch, AttentionPatch, StepPatch):
         index, on = places(region, call.k.device)
         kept = {name: (k, v) for name, k, v in layer.keys}[call.site.name]
         k, v = (
-            old.to(new.dtype).clone().index_copy_(2, index, new if on is None else new[:, :, on])
+            old.to(new, copy=True).index_copy_(2, index, new if on is None else new[:, :, on])
             for old, new in zip(kept, (call.k, call.v), strict=True)
         )
         return next(replace(call, k=k, v=v))
@@ -161,7 +161,7 @@ class Editing(FeaturePatch, AttentionPatch, StepPatch):
             return next(call)
         region = self.region((layer.out.shape[2], layer.out.shape[3]))
         if not len(region):
-            return layer.out.to(call.h.dtype)
+            return layer.out.to(call.h)
         if region.share > self.sparse.plan.dense_above:
             with convolving(self.modules[call.block.name]):
                 return next(call)
@@ -170,7 +170,7 @@ class Editing(FeaturePatch, AttentionPatch, StepPatch):
             part = fresh(call.block, self.modules[call.block.name], call, next, region, layer, self.sparse.exact)
         finally:
             self.now = None
-        return scatter(layer.out.to(part.dtype, copy=True), region, part)
+        return scatter(layer.out.to(part, copy=True), region, part)
 
 
 def _shape(cache: ActivationCache) -> str:

@@ -37,6 +37,10 @@ def test_stacked_prompts_are_rows_and_know_their_words(red, blue, clip, device):
     assert torch.equal(entry.embeds, torch.cat([red.entries[0].embeds, blue.entries[0].embeds, red.entries[0].embeds]))
     long = encode(clip, "a red cat on the table and a blue dog on the table of wood", device)
     assert len(stacked(blue, long).entries[0].embeds[0]) == len(long.entries[0].embeds[0])
+    two, three = (prompt.map(embeds=prompt.entries[0].embeds.repeat(1, n, 1)[:, : n * 12]) for prompt, n in ((red, 2), (blue, 3)))
+    assert len(stacked(two, three).entries[0].embeds[0]) == 72  # every key of a row as often as every other
+    with pytest.raises(ValueError, match="as many tokens as in source are wanted, 12 and 13 given"):
+        stacked(blue, blue.map(embeds=torch.zeros(1, 13, 32)))
     with pytest.raises(ValueError, match="1 entries are wanted as source has, 2 given"):
         stacked(red, Conditioning((*red, *blue)))
 

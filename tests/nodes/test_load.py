@@ -1,6 +1,8 @@
 """Checkpoint files through the nodes: loaded, saved, loaded again; and what goes wrong said in one sentence."""
 
+import copy
 import importlib.util
+import json
 import shutil
 import sys
 from dataclasses import replace
@@ -9,7 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
+from diffusion.family import family
+from diffusion.family.text import clip_tokenizer
 from diffusion.files import ALLOW
 from diffusion.values import Image, Latent, Mask, Size
 from graph_engine.context import Context
@@ -36,7 +41,7 @@ def make():
 def home(make, tiny_folder, tmp_path_factory):
     home = tmp_path_factory.mktemp("home")
     (home / "models/checkpoints").mkdir(parents=True)
-    for kind in ("sd15", "sdxl", "sd15-inpaint", "sd15-ip2p"):
+    for kind in ("sd15", "sd21-v", "sdxl", "sdxl-refiner", "sd15-inpaint", "sd15-ip2p"):
         save_file(make(kind), home / f"models/checkpoints/{kind}.safetensors")
     shutil.copytree(tiny_folder, home / "models/diffusers/tiny")
     return home
@@ -61,7 +66,7 @@ def sampled(model, positive, negative, vae, ctx, latent=None):
     return VAEDecode(samples=sampler.run(ctx), vae=vae).run(ctx).pixels
 
 
-@pytest.mark.parametrize("kind", ["sd15", "sdxl"])
+@pytest.mark.parametrize("kind", ["sd15", "sd21-v", "sdxl", "sdxl-refiner", "sd15-inpaint", "sd15-ip2p"])
 def test_a_checkpoint_saved_and_loaded_again_draws_the_same_bits(kind, ctx, home):
     opened = CheckpointLoaderSimple(ckpt_name=f"{kind}.safetensors").run(ctx)
     first = picture(opened, ctx)
@@ -93,6 +98,49 @@ def test_parts_saved_one_by_one_and_loaded_again(ctx, home):
 def test_a_diffusers_folder(ctx):
     assert ctx.folders.list("diffusers") == ("tiny",)
     assert torch.isfinite(picture(DiffusersLoader(model_path="tiny").run(ctx), ctx)).all()
+
+
+def as_folder(opened, folder, device):
+    """A checkpoint as diffusers writes it."""
+    model, clip, vae = opened
+    for part, name in ((model, "unet"), (vae, "vae")):
+        with device.weights(part.weights) as module:
+            module.save_pretrained(folder / name)
+    with device.weights(clip.weights) as text:
+        for tower, end in zip(text.towers, ("", "_2"), strict=False):
+            parts = dict(tower.model.named_children())
+            kind = CLIPTextModelWithProjection if "text_projection" in parts and end else CLIPTextModel
+            config = copy.deepcopy(tower.model.config)
+            config.num_hidden_layers -= tower.name == "h"  # the last layer is not used, and not in such folders
+            config.projection_dim = parts["text_projection"].out_features if "text_projection" in parts else config.projection_dim
+            whole = kind(config)
+            within = whole.text_model if hasattr(whole, "text_model") else whole
+            within.load_state_dict({name: tower.model.state_dict()[name] for name in within.state_dict()})
+            if kind is CLIPTextModelWithProjection:
+                whole.text_projection.load_state_dict(parts["text_projection"].state_dict())
+            whole.save_pretrained(folder / f"text_encoder{end}")
+            clip_tokenizer(tower.name == "l").save_pretrained(folder / f"tokenizer{end}")
+    about = json.loads((folder / "vae/config.json").read_text()) | {"scaling_factor": family(vae.weights.family).latent.scale}
+    (folder / "vae/config.json").write_text(json.dumps(about))
+    process = model.process
+    config = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "prediction_type": process.prediction}
+    (folder / "scheduler").mkdir()
+    (folder / "scheduler/scheduler_config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize("kind", ["sd15", "sd21-v", "sdxl"])
+def test_a_diffusers_folder_draws_what_the_single_file_draws_and_so_does_its_saved_copy(kind, ctx, home, device):
+    single = CheckpointLoaderSimple(ckpt_name=f"{kind}.safetensors").run(ctx)
+    as_folder(single, home / f"models/diffusers/{kind}", device)
+    opened = DiffusersLoader(model_path=kind).run(ctx)
+    assert opened.model.process.prediction == ("v_prediction" if kind == "sd21-v" else "epsilon")
+    wanted = picture(single, ctx)
+    assert torch.equal(picture(opened, ctx), wanted)
+    if kind == "sd21-v":  # only the real number of layers tells that the last one was left out
+        return
+    CheckpointSave(model=opened.model, clip=opened.clip, vae=opened.vae, filename_prefix=f"checkpoints/{kind}").run(ctx)
+    shutil.copy(ctx.artifacts[-1].path, home / f"models/checkpoints/folder-{kind}.safetensors")
+    assert torch.equal(picture(CheckpointLoaderSimple(ckpt_name=f"folder-{kind}.safetensors").run(ctx), ctx), wanted)
 
 
 def test_a_model_that_a_file_cannot_tell_is_not_written(ctx):

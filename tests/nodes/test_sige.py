@@ -1,9 +1,13 @@
 """SIGE: runs on an edited latent against the recorded and the dense one, on the small random checkpoint and on the toybox."""
 
+import importlib.util
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch.utils.flop_counter import FlopCounterMode
 
 from diffusion.compare import psnr
@@ -219,6 +223,21 @@ def test_it_works_under_weight_attention_and_feature_patches(ctx, toys):
     assert torch.equal(toys.dense(toys.edited), plain)
 
 
+@pytest.mark.parametrize("kind", ["sd21", "sdxl"])
+def test_it_wraps_the_other_families(ctx, kind, tmp_path):
+    spec = importlib.util.spec_from_file_location("make_checkpoint", Path(__file__).parents[1] / "tools" / "make_checkpoint.py")
+    tool = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    save_file(tool.make(kind, dtype=torch.float32), tmp_path / "model.safetensors")
+    model, clip, _ = open_checkpoint(tmp_path / "model.safetensors")
+    toys = Toys(ctx, model, CFG(encode(clip, "a red cat", ctx.device), encode(clip, "", ctx.device), 3.0), size=(16, 16), steps=2)
+    out = toys.record()
+    assert torch.equal(out.output.x, toys.dense(toys.original))
+    assert torch.equal(toys.dense(toys.edited, toys.patched(out.cache, torch.zeros(1, 4, 4)).model), out.output.x)
+    sparse, dense, inside = toys.dense(toys.edited, toys.patched(out.cache).model), toys.dense(toys.edited), toys.mask[0] > 0
+    assert (sparse - dense)[..., inside].square().mean() < 0.05 * (out.output.x - dense)[..., inside].square().mean()
+
+
 def test_a_noise_mask_goes_with_it(ctx, toys):
     """As in masked SDEdit: the original is kept outside by the sampler, too."""
     original = Latent(toys.original, noise_mask=toys.mask[:, None])
@@ -292,8 +311,8 @@ def test_a_decoding_that_does_not_fit_is_refused(ctx, vae, toys):
 # -- specification 3, test 2 --
 
 
-def test_a_twentieth_of_the_picture_takes_less_than_half_of_the_multiplications(ctx, model, red, blue):
-    """Proposed: a ratio of at least 2.5 for 3 to 5 %. Measured here 3.3 with a window of 14 × 14 cells of 64 × 64 (4.8 %)."""
+def test_a_twentieth_of_the_picture_takes_less_than_two_fifths_of_the_multiplications(ctx, model, red, blue):
+    """Proposed: a ratio of at least 2.5 for 3 to 5 %. Counted here: 12.6 with a window around 14 × 14 of 64 × 64 cells (4.8 %)."""
     toys = Toys(ctx, model, CFG(red, blue, 3.0), size=(64, 64), steps=1)
     mask = torch.zeros(1, 64, 64)
     mask[:, 20:34, 20:34] = 1
@@ -311,8 +330,8 @@ def test_a_twentieth_of_the_picture_takes_less_than_half_of_the_multiplications(
 def test_a_recoloured_toy_is_painted_as_the_dense_run_would(ctx):
     """Proposed: at least 35 dB inside of the edit, 45 outside, against the dense run.
 
-    Measured here: 38 inside, where the original has 9, and 37 outside. There the sparse run keeps the original exactly; the dense run does
-    not, since the painted picture's latent differs from the original's a little everywhere.
+    Measured here: 35.8 inside, where the original has 9, and 38.6 outside. There the sparse run's latent is the original's exactly; the
+    dense run's is not, since the painted picture's latent differs from the original's a little everywhere.
     """
     toy, clip, vae = open_checkpoint(WEIGHTS)
     given = ToyboxScene(seed=3, objects="two", size_2="small", object="second", change="color").run(ctx)
