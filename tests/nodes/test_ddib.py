@@ -196,7 +196,7 @@ def test_a_scene_crosses_to_another_prompt_and_keeps_its_place(ctx, device):
     Proposed: 90 % outlined, 80 % of the shapes kept, moved by at most 2 pixels, 22 dB after the cycle. Measured on 6 scenes at 40 steps:
     100 %, 100 %, 1.4 pixels with exponential levels (1.6 with normal ones at a guidance of 4); at 30 steps unguided only 50 % were
     outlined, guided at 2 83 %. A picture anew from the same caption is outlined as surely, but moved by 2.8 pixels. The cycle of 4 scenes,
-    40 steps refined once, came to 53 dB. The noise is narrower than it should be, 0.36 to 0.65 instead of 1: pictures so plain leave little.
+    40 steps refined once, came to 53 dB. The noise is narrower than it should be, 0.36 to 0.65 instead of 1.
     """
     model, clip, vae = open_checkpoint(toybox.WEIGHTS)
     scenes = [scene_of(5000 + i, 1, style="flat", size="large", texture="plain") for i in range(3)]

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+import toybox
 from diffusion.control.file import open_control
 from diffusion.control.patch import apply_all
 from diffusion.guidance import CFG
@@ -20,12 +21,14 @@ from diffusion.patch import AttentionPatch
 from diffusion.sample import sample
 from diffusion.spacing import sigmas_for
 from diffusion.text import encode
+from diffusion.vae import decode
 from diffusion.values import Guider, Image, Latent, Noise, Sampler, Sigmas
 from graph_engine.context import Context
 from graph_engine.errors import NodeError
 from graph_engine.files import Folders
 from nodes.lora import LoraLoaderModelOnly
 from nodes.prompt_to_prompt import AlignPrompts, PromptToPrompt, ReweightWord, WordWindow
+from toybox.probe import Probe
 
 STEPS = 3
 
@@ -50,12 +53,12 @@ def p2p(ctx):
 def run(device, blue):
     """Rows that start from the same noise, at the last level."""
 
-    def sampled(model, positive, sampler="euler", steps=STEPS, scale=3.0, samples=(), negative=blue, side=8):
+    def sampled(model, positive, sampler="euler", steps=STEPS, scale=3.0, samples=(), negative=blue, side=8, seed=5):
         rows = len(positive.entries[0].embeds)
         sigmas = Sigmas(sigmas_for(model.process.table(), "karras", steps, 1.0, sampler))
         latent = Latent(torch.zeros(rows, 4, side, side), batch_index=(0,) * rows)
         guider = Guider(model, CFG(positive, negative, scale))
-        return sample(guider, Noise(5), Sampler.of(sampler), sigmas, latent, device, samples=samples)[0].x
+        return sample(guider, Noise(seed), Sampler.of(sampler), sigmas, latent, device, samples=samples)[0].x
 
     return sampled
 
@@ -301,3 +304,25 @@ def test_a_window_that_ends_before_it_starts_is_told(ctx, clip, device):
     alignment = AlignPrompts(positive=together(clip, device, "a cat", "a dog")).run(ctx)
     with pytest.raises(NodeError, match=r"start: at most end, which is 0.2, is wanted, 0.6 given"):
         WordWindow(alignment=alignment, word="dog", start=0.6, end=0.2).run(ctx)
+
+
+@pytest.mark.parametrize(("seed", "ground"), [(0, "blue dotted"), (1, "green striped"), (2, "yellow plain")])
+def test_a_toybox_objects_new_color_comes_and_its_shape_and_ground_stay(run, p2p, device, seed, ground):
+    model, clip, vae = open_checkpoint(toybox.WEIGHTS)
+    negative = encode(clip, "", device)
+    pair = together(clip, device, f"a red star on a {ground} background", f"a purple star on a {ground} background")
+
+    def pictures(model):
+        return decode(vae, Latent(run(model, pair, "dpmpp_2m", 10, negative=negative, side=16, seed=seed)), device).pixels
+
+    def apart(pixels):
+        return (pixels[0] - pixels[1]).square().mean().item()
+
+    plain, edited = pictures(model), pictures(p2p(model, pair, "replace"))
+    assert torch.equal(edited[0], plain[0])
+    assert apart(edited) <= apart(plain)
+    (reading,) = Probe.load().read(edited[1:])
+    assert [(o.color.label, o.shape.label) for o in reading.objects] == [("purple", "star")]
+    object = (edited[0] - edited[1]).abs().amax(-1) > 0.15
+    red = (edited[0, ..., 0] > 0.55) & (edited[0, ..., 1] < 0.45) & (edited[0, ..., 2] < 0.45)
+    assert (object & red).sum() / (object | red).sum() > 0.6
