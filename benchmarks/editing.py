@@ -129,6 +129,58 @@ def masked(c: Case) -> Any:
     )
 
 
+def inverted(c: Case) -> tuple[Any, Any]:
+    """The levels and the way into noise, without guidance, under the source's caption."""
+    sigmas = c.g.BasicScheduler(model=c.model, scheduler="normal", steps=STEPS, denoise=1.0)
+    return sigmas, c.g.ODEEncode(model=c.model, latent=c.latent, positive=c.source, sigmas=sigmas)
+
+
+def walked_back(c: Case, model: Any, sigmas: Any, start: Any, positive: Any) -> Any:
+    """DDIM from a noisy state, guided."""
+    return c.g.SamplerCustom(
+        model=model, add_noise=False, noise_seed=0, cfg=CFG, positive=positive, negative=c.empty,
+        sampler=c.g.KSamplerSelect(sampler_name="ddim"), sigmas=sigmas, latent_image=start,
+    ).output  # fmt: skip
+
+
+@way("DDIM inversion, target")
+def ddim(c: Case) -> Any:
+    sigmas, way_up = inverted(c)
+    return c.decoded(walked_back(c, c.model, sigmas, way_up.latent, c.target))
+
+
+@way("DiffEdit")
+def diffedit(c: Case) -> Any:
+    found = c.g.NoiseContrastMask(model=c.model, samples=c.latent, target=c.target, source=c.source, seed=c.seed)
+    path = c.g.DiffEditEncode(model=c.model, samples=c.latent, prompt=c.empty, steps=STEPS, scheduler="normal")
+    return c.decoded(
+        c.g.MaskedDDIMDecode(
+            model=c.model, trajectory=path, positive=c.target, negative=c.empty, cfg=CFG, ratio=0.8, mask=found.mask
+        ).latent
+    )
+
+
+def prompt_to_prompt(c: Case, *, path: bool, cross: float = 0.8, self_attention: float = 0.4) -> Any:
+    """P2P on a real picture; with `path` the source row keeps to its way into noise (Ju et al. 2024), else it drifts with guidance."""
+    sigmas, way_up = inverted(c)
+    both = c.g.SourceAndTarget(samples=way_up.latent, source=c.source, target=c.target)
+    aligned = c.g.AlignPrompts(positive=both.positive, mode="replace")
+    given = {"trajectory": way_up.trajectory} if path else {}
+    model = c.g.PromptToPrompt(model=c.model, alignment=aligned, cross_replace=cross, self_replace=self_attention, **given)
+    pictures = c.decoded(walked_back(c, model, sigmas, both.latent, both.positive))
+    return c.g.ImageFromBatch(image=pictures, batch_index=1, length=1)
+
+
+@way("P2P, DDIM inversion")
+def p2p_ddim(c: Case) -> Any:
+    return prompt_to_prompt(c, path=False)
+
+
+@way("P2P, direct inversion")
+def p2p_direct(c: Case) -> Any:
+    return prompt_to_prompt(c, path=True)
+
+
 @dataclass
 class Row:
     """What was measured of one way."""

@@ -4,10 +4,10 @@
     python benchmarks/prompt_to_prompt.py --real [--scenes 16] [--steps 25]
 
 Source and target are sampled side by side from one noise, under captions that do not say where the object is. Judged are the overlap of
-source and edited object (segmented by colour), PSNR and SSIM to the source outside of both, and whether the probe reads the new attribute.
+source and edited object (segmented by colour), PSNR against the source outside of both, and whether the probe reads the new attribute.
 
 With --real, rendered scenes are walked up the ODE under their captions, one attribute is changed, and the edit is compared with the
-rendered truth: PSNR outside and inside of the area that changes, beside regeneration from a seed, the way back without control, and the VAE.
+rendered truth: PSNR outside and inside of what changes, beside regeneration from a seed, the way back without control, and the VAE alone.
 """
 
 from __future__ import annotations
