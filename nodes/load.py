@@ -18,12 +18,7 @@ if TYPE_CHECKING:
 
 Opened = TypeVar("Opened")
 ModelFolder = Annotated[str, File("diffusers"), Field(description="A folder in the diffusers layout.")]
-EMBEDDED_UNETS = {"toybox_instruct": "toybox:weights/instruct"}
-UNetFile = Annotated[
-    str,
-    File("diffusion_models", embedded=tuple(EMBEDDED_UNETS.items())),
-    Field(description="A file that has a U-Net; a variant of the toybox model that follows instructions is built in."),
-]
+UNetFile = Annotated[str, File("diffusion_models"), Field(description="A file that has a U-Net.")]
 TextFile = Annotated[str, File("text_encoders"), Field(description="A file that has a CLIP text encoder.")]
 VAEFile = Annotated[str, File("vae"), Field(description="A file that has a VAE.")]
 OnDevice = Annotated[
@@ -89,7 +84,7 @@ class UNETLoader(Node, category="loaders", title="Load Diffusion Model", aliases
     ] = "default"
 
     def run(self, ctx: Context) -> Model:
-        path = ctx.path("diffusion_models", self.unet_name, EMBEDDED_UNETS)
+        path = ctx.path("diffusion_models", self.unet_name)
         dtype = None if self.weight_dtype == "default" else self.weight_dtype.removesuffix("_fast").replace("fp8", "float8")
         return _opened("unet_name", lambda: open_unet(path, dtype))
 
