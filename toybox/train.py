@@ -49,6 +49,7 @@ def one_of(rank: int, processes: int, meeting_point: Path, stage: Stage, folder:
     torch.set_num_threads(1)
     together.join(meeting_point, rank, processes)
     stage(folder, "cpu", minutes)
+    together.leave()
 
 
 def run(stage: Stage, folder: Path, device: str, minutes: float, processes: int) -> None:

@@ -154,7 +154,14 @@ def test_a_first_visit_is_quiet_and_opens_the_templates(server: Any, opened: Ope
     templates = [template["name"] for group in asked(f"{server.url}templates/index.json") for template in group["templates"]]
     page.get_by_text("All Templates").click()
     for name in templates:
-        page.get_by_test_id(f"template-workflow-{name}").scroll_into_view_if_needed()
+        card = page.get_by_test_id(f"template-workflow-{name}")
+        for _ in range(100):  # the browser adds cards as one scrolls down
+            if card.count():
+                break
+            page.get_by_test_id("template-workflows-content").hover()
+            page.mouse.wheel(0, 500)
+            page.wait_for_timeout(100)
+        card.scroll_into_view_if_needed()
         page.wait_for_function(
             """(name) => { const images = document.querySelectorAll(`[data-testid="template-workflow-${name}"] img`)
               return images.length && [...images].every((image) => image.complete && image.naturalWidth) }""",

@@ -16,6 +16,7 @@ def worker(rank: int, meeting_point: Path, out: Path) -> None:
     (p.sum() * rows.mean()).backward()
     progress = together.average_gradients([p], 0.2 + 0.4 * rank)
     torch.save({"rows": rows, "grad": p.grad, "progress": progress}, out / f"{rank}.pt")
+    together.leave()
 
 
 def test_two_processes_share_a_batch_and_average_their_gradients(tmp_path: Path) -> None:

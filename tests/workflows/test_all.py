@@ -52,12 +52,13 @@ def device() -> TorchDevice:
 
 
 def small(workflow: Workflow) -> Workflow:
-    """The workflow on the small model, in few steps."""
+    """The workflow in few steps, and on the small model unless it has networks that fit the toybox alone."""
+    tied = any(entry.class_type == "ControlNetLoader" for entry in workflow.nodes.values())
     for id, entry in workflow.nodes.items():
         for name, value in entry.inputs.items():
             if name in FEW and not isinstance(value, Link):
                 workflow = workflow.set(f"{id}.{name}", FEW[name])
-        if entry.class_type == "CheckpointLoaderSimple":
+        if entry.class_type == "CheckpointLoaderSimple" and not tied:
             workflow = workflow.set(f"{id}.ckpt_name", "tiny")
     return workflow
 
