@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -72,6 +73,10 @@ class Hub:
         if attn.residual_connection:
             out = out + hidden_states
         return out / attn.rescale_output_factor
+
+
+# diffusers asks for the signature in every call; worked out anew it costs as much as a small projection
+Hub.__call__.__signature__ = inspect.signature(Hub.__call__)  # type: ignore[attr-defined]
 
 
 def _heads(x: Tensor, heads: int) -> Tensor:

@@ -105,8 +105,8 @@ class _Pinning(StepPatch):
         return self._put(x, step.sigma)
 
     def after(self, x: Tensor, x0: Tensor, step: Step) -> Tensor:
-        """The same at the last level."""
-        return self._put(x, step.sigma_next) if step.last else x
+        """The same where the step arrives, so that what wraps this, a local blend say, sees the path and not the step's error."""
+        return self._put(x, step.sigma_next)
 
     def _put(self, x: Tensor, sigma: float) -> Tensor:
         source, _ = source_and_targets(self.samples, len(x))

@@ -91,6 +91,7 @@ class Net:
         self.table, self.latent = model.process.table(), which.latent
         self.step: Step | None = None  # the step that `before` opened
         self.closed = False
+        self.evaluations = 0  # of the network so far, one for each entry of a branch
         self._family, self._unet, self._stack, self._origin = which, unet, stack, origin
         self._further = which.inputs(unet) - which.latent.channels  # input channels beside the latent's
         self._sites, self._blocks = which.sites(unet), which.blocks(unet)
@@ -145,10 +146,10 @@ class Net:
         x_ve = x * math.sqrt(1 + sigma**2)
         return (x_ve - self.denoise(x_ve, sigma)) / sigma
 
-    def predict(self, which: str | Conditioning, x: Tensor, sigma: float) -> Tensor:
-        """The unguided denoised estimate D of x for one branch or for any conditioning."""
+    def predict(self, which: str | Conditioning, x: Tensor, sigma: float, branch: str = "extra") -> Tensor:
+        """The unguided denoised estimate D of x for one branch or for any conditioning, whose rows patches know by the name `branch`."""
         self._check(x)
-        name, conditioning = (which, self.branches[which]) if isinstance(which, str) else ("extra", which)
+        name, conditioning = (which, self.branches[which]) if isinstance(which, str) else (branch, which)
         return self._evaluate({name: conditioning}, x, self._at(sigma))[name]
 
     def state(self, patch: Patch) -> Any:
@@ -253,6 +254,7 @@ class Net:
     def _network(self, parts: Sequence[batch.Part], x: Tensor, moment: Moment) -> tuple[Tensor, ...]:
         """D of each part on its crop of x, from one evaluation of the network."""
         b, process = x.shape[0], self.model.process
+        self.evaluations += len(parts)
         crops = torch.cat([part.crop(x) for part in parts])
         scaled = process.scale_input(crops, moment.sigma)
         seen = [further(part.entry, x, self._further, self.latent.scale, self._origin) for part in parts]

@@ -250,9 +250,31 @@ class Trajectory:
     socket: ClassVar[str] = "TRAJECTORY"
     latents: Tensor  # [K + 1, b, c, h, w]
     sigmas: Tensor  # [K + 1]
-    noises: Tensor | None = None  # [K, b, c, h, w]: the noise that leads from level k + 1 to k
+    noises: Tensor | None = None  # [K, b, c, h, w]: the noise that leads from level k + 1 to k, see diffusion.trajectory.posterior
     uncond: Tensor | None = None  # [K, 1 or b, n, d]: empty-prompt embedding of each step, noisiest first
     format: str | None = None
+    eta: float = 0.0  # how stochastic the steps are that take the noises
+    coupled: Tensor | None = None  # [K + 1, b, c, h, w]: the second of two coupled paths (EDICT)
+    mixing: float = 1.0  # p, by which the coupled paths were mixed
+    evaluations: int = 0  # how often the network was asked to make it, each branch counted; 0: not known
+
+    def __post_init__(self) -> None:
+        _check(self, "latents", self.latents, (5,), "[levels, b, c, h, w]")
+        levels, shape = len(self.latents), tuple(self.latents.shape[1:])
+        wanted = {"sigmas": (levels,), "noises": (levels - 1, *shape), "coupled": (levels, *shape)}
+        for name, size in wanted.items():
+            tensor = getattr(self, name)
+            if tensor is not None and tuple(tensor.shape) != size:
+                raise ValueError(f"Trajectory.{name}: shape {size} is wanted, {tuple(tensor.shape)} given")
+        if self.uncond is not None:
+            _check(self, "uncond", self.uncond, (4,), "[steps, b, tokens, width]")
+            if len(self.uncond) != levels - 1:
+                raise ValueError(f"Trajectory.uncond: embeddings of {levels - 1} steps are wanted, of {len(self.uncond)} given")
+
+    @property
+    def steps(self) -> int:
+        """K, the number of steps between its levels."""
+        return len(self.latents) - 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -17,7 +17,8 @@ from graph_engine.suggest import did_you_mean, show
 __all__ = ["KINDS", "Folders"]
 
 _OWN = ("input", "output", "temp")  # these lie beside `models`, and a name may choose between them: "a.png [output]"
-_BESIDE = {**{kind: kind for kind in _OWN}, "latents": "input"}  # kinds whose folder lies beside `models`, and which it is
+# kinds whose folder lies beside `models`, and which it is
+_BESIDE = {**{kind: kind for kind in _OWN}, "latents": "input", "trajectories": "input"}
 _ALIASES = {"clip": "text_encoders", "unet": "diffusion_models", "t2i_adapter": "controlnet", "ip_adapter": "ipadapter"}
 
 KINDS: tuple[str, ...] = (
@@ -37,6 +38,7 @@ KINDS: tuple[str, ...] = (
     "hypernetworks",
     "concepts",
     "latents",
+    "trajectories",
     *_OWN,
 )
 

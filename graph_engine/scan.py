@@ -11,7 +11,7 @@ __all__ = ["Scan", "scan"]
 
 _WEIGHTS = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin")
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
-_SUFFIXES = {"input": _PICTURES, "output": _PICTURES, "temp": _PICTURES, "latents": (".latent",)}
+_SUFFIXES = {"input": _PICTURES, "output": _PICTURES, "temp": _PICTURES, "latents": (".latent",), "trajectories": (".trajectory",)}
 # a checkpoint folder says which parts it has, a folder of one part how that part is built
 _MARKERS = {"checkpoints": "model_index.json", "diffusers": "model_index.json", "loras": "adapter_config.json"}
 _TICK = 2_000_000_000  # ns; the coarsest clock of a file system in use, that of FAT

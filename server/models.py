@@ -14,7 +14,7 @@ from graph_engine.packages import package_file
 
 __all__ = ["KINDS", "files", "metadata", "names", "shipped", "shipped_file"]
 
-KINDS = tuple(kind for kind in engine_files.KINDS if kind not in ("input", "output", "temp", "latents"))
+KINDS = tuple(kind for kind in engine_files.KINDS if kind not in ("input", "output", "temp", "latents", "trajectories"))
 _LONGEST_HEADER = 100 << 20  # bytes, the limit of the safetensors format itself
 
 

@@ -113,6 +113,7 @@ class BesideNet(FeaturePatch):
     window: Window
     module: Any
     dtype: torch.dtype
+    seen: dict[tuple[int, ...], Tensor] = field(default_factory=dict)  # what it made of the hint, by the shape of the batch
 
     def residuals(self, call: NetCall) -> Residuals | None:
         """What it adds to skip connections and middle."""
@@ -121,15 +122,22 @@ class BesideNet(FeaturePatch):
         control, module, (rows, columns) = self.window.control, self.module, call.x.shape[2:]
         if module.factor != CELL:
             raise ValueError(f"ControlNet: its hint has {module.factor} pixels to a latent cell, {CELL} are wanted")
-        hint = rows_of(self.window.hint(rows * CELL, columns * CELL), len(call.x), call.rows.batch).to(call.x)
         t = torch.full((len(call.x),), call.step.t, device=call.x.device)
         width, given = module.body.config.cross_attention_dim, call.context.shape[-1]
         if width != given:
             raise ValueError(
                 f"ControlNet: it reads text of width {width}, the model's has {given}; use a ControlNet made for this kind of model"
             )
-        down, mid = module(call.x[:, : module.channels], t, call.context, hint, call.added, control.net.types)
+        guide = self._guide(call, rows, columns)
+        down, mid = module.steer(call.x[:, : module.channels], t, call.context, guide, call.added, control.net.types)
         return Residuals(tuple(self._scaled(x) for x in down), self._scaled(mid))
+
+    def _guide(self, call: NetCall, rows: int, columns: int) -> Tensor:
+        key = (rows, columns, len(call.x), call.rows.batch)
+        if key not in self.seen:
+            hint = rows_of(self.window.hint(rows * CELL, columns * CELL), len(call.x), call.rows.batch).to(call.x)
+            self.seen[key] = self.module.see(hint, self.window.control.net.types)
+        return self.seen[key]
 
     def _scaled(self, x: Tensor) -> Tensor:
         if self.window.control.net.pooled:

@@ -38,6 +38,17 @@ class Net(nn.Module):
         self, x: Tensor, t: Tensor, context: Tensor, hint: Tensor, added: Mapping[str, Tensor], types: Sequence[int] = ()
     ) -> tuple[tuple[Tensor, ...], Tensor]:
         """Residuals of rows x [rows, c, h, w] at timesteps t [rows], told by context [rows, n, d] and hint [1 or rows, 3, H, W] in 0..1."""
+        return self.steer(x, t, context, self.see(hint, types), added, types)
+
+    def see(self, hint: Tensor, types: Sequence[int] = ()) -> Tensor:
+        """The features of a hint, [b, c, h, w]: the part that does not depend on the step, so that one evaluation serves a run."""
+        guide: Tensor = self.body.controlnet_cond_embedding(hint)
+        return guide if self.union is None else self.union.fused(guide, types)
+
+    def steer(
+        self, x: Tensor, t: Tensor, context: Tensor, guide: Tensor, added: Mapping[str, Tensor], types: Sequence[int] = ()
+    ) -> tuple[tuple[Tensor, ...], Tensor]:
+        """The same residuals from a hint's features [1 or rows, c, h, w]."""
         body = self.body
         emb = body.time_embedding(body.time_proj(t).to(x.dtype))
         if body.config.addition_embed_type == "text_time":
@@ -45,10 +56,8 @@ class Net(nn.Module):
                 raise ValueError("ControlNet: it is of SDXL and wants pooled text and sizes, which this model does not tell")
             ids = body.add_time_proj(added["time_ids"].flatten()).view(len(added["text_embeds"]), -1)
             emb = emb + body.add_embedding(torch.cat([added["text_embeds"].to(x.dtype), ids.to(x.dtype)], dim=-1))
-        guide = body.controlnet_cond_embedding(hint)
         if self.union is not None:
             emb = emb + self.union.told(types, x.dtype)
-            guide = self.union.fused(guide, types)
         h = body.conv_in(x) + guide
         skips = [h]
         for block in body.down_blocks:
@@ -74,10 +83,7 @@ class Union(nn.Module):
 
     def told(self, types: Sequence[int], dtype: torch.dtype) -> Tensor:
         """The embedding of which kinds there are, [1, d]."""
-        kinds = len(self.task_embedding)
-        if wrong := [kind for kind in types if kind >= kinds]:
-            raise ValueError(f"control type {wrong[0]}: this union knows {kinds} kinds, numbered from 0")
-        flags = torch.zeros(kinds, device=self.task_embedding.device)
+        flags = torch.zeros(len(self.task_embedding), device=self.task_embedding.device)
         flags[list(types)] = 1
         waves = get_timestep_embedding(flags, self.each, flip_sin_to_cos=True, downscale_freq_shift=0).to(dtype).view(1, -1)
         first, second = self.control_add_embedding["linear_1"], self.control_add_embedding["linear_2"]
@@ -87,6 +93,9 @@ class Union(nn.Module):
         """The hint's features [b, c, h, w], shifted for their kind; as they are when no kind is told."""
         if not types:
             return guide
+        kinds = len(self.task_embedding)
+        if wrong := [kind for kind in types if kind >= kinds]:
+            raise ValueError(f"control type {wrong[0]}: this union knows {kinds} kinds, numbered from 0")
         seen = (guide.mean((2, 3)) + self.task_embedding[types[0]].to(guide.dtype))[:, None]
         for layer in self.transformer_layes:
             seen = layer(seen)

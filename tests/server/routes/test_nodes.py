@@ -118,7 +118,7 @@ def test_there_is_no_page_about_nothing(client, place):
 
 def test_kinds_of_models(client, home):
     assert client.get("/models").json() == list(MODELS)
-    assert set(KINDS) - set(MODELS) == {"input", "output", "temp", "latents"}
+    assert set(KINDS) - set(MODELS) == {"input", "output", "temp", "latents", "trajectories"}
     found = {entry["name"]: entry["folders"] for entry in client.get("/experiment/models").json()}
     assert found["loras"] == [str(home / "models" / "loras")]
 
