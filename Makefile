@@ -1,4 +1,4 @@
-# Two commands for a newcomer: `make run` edits a picture with the embedded model, `make test` checks everything.
+# Two commands for a newcomer: `make run` edits a picture with the embedded model and scores the edit, `make test` checks everything.
 PYTHON ?= python3
 TORCH  ?= torch==2.13.0
 VENV   := .venv
@@ -7,7 +7,7 @@ READY  := $(VENV)/.ready
 # set by `make run OUT=somewhere`
 OUT    ?= output
 
-.PHONY: setup run serve test lint format bench evaluate train-toybox train-toybox-control train-toybox-instruct clean
+.PHONY: setup run picture serve test lint format bench evaluate train-toybox train-toybox-control train-toybox-instruct clean
 
 setup: $(READY)
 
@@ -21,7 +21,13 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 run: $(READY)
-	$(BIN)/latentgraph run workflows/first_edit.json -o $(OUT)
+	$(BIN)/latentgraph run workflows/p2p_real.json -o $(OUT)
+
+# the README's picture: source, edit and truth of the flagship
+picture: $(READY)
+	rm -f build/picture/*.png
+	$(BIN)/latentgraph run workflows/p2p_real.json -o build/picture
+	$(BIN)/python docs/strip.py docs/flagship.png build/picture/p2p_real_0000[123]_.png
 
 serve: $(READY)
 	$(BIN)/latentgraph serve

@@ -2,8 +2,9 @@
 
 Each task runs with either in turn, within one process, and who goes first alternates; the tables give medians and the median of the
 paired ratios, ours over diffusers' (below 1: we are faster). Timed is the call from prompt to latent: text encoding, and all steps with
-guidance (two rows in one batch); nothing is decoded. Ours goes through the engine as a user runs it, with no result kept; diffusers'
-pipeline is loaded once. Where other work shares the machine the ratio of processor time says more than that of wall time.
+guidance (two rows in one batch); nothing is decoded. Ours goes through the engine as the server's workers run it, with no result
+kept, so that it applies a LoRA anew each time; diffusers' pipeline is loaded once. Where other work shares the machine the ratio of
+processor time says more than that of wall time.
 
 Load and memory are those of a new process for each side: load is from opened libraries to the first latent of one step, less a second
 such call; peak is what a whole run takes at the most beyond the opened libraries. Last, one model is exchanged for another and back ten
@@ -37,6 +38,7 @@ from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 import toybox
+from diffusion.family.controlnet import Net
 from diffusion.memory import open_device
 from graph_engine import Engine, Folders, Graph, Registry
 
@@ -105,7 +107,12 @@ def build(s: Setting) -> None:
             CLIPTextConfig(**{**old, "hidden_size": w, "projection_dim": w, "intermediate_size": 4 * w, "num_hidden_layers": 12,
                               "num_attention_heads": w // 64}) for w in texts
         ]  # fmt: skip
-        shape: dict[str, Any] = {"block_out_channels": widths, "cross_attention_dim": sum(texts), "attention_head_dim": 8}
+        shape: dict[str, Any] = {
+            "block_out_channels": widths,
+            "cross_attention_dim": sum(texts),
+            "attention_head_dim": 8,
+            "sample_size": 64,
+        }
         encoders: dict[str, Any] = {"text_encoder": CLIPTextModel(configs[0])}
         if s.xl:
             down = ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D")
@@ -172,7 +179,7 @@ def ours(engine: Engine, s: Setting, task: str) -> Call:
             model=model, positive=positive, negative=negative, latent_image=latent, seed=seed, steps=steps, cfg=5.0,
             sampler_name="euler", scheduler="normal", denoise=0.5 if task == "image to image" else 1.0, _id="end",
         )  # fmt: skip
-        result = engine.run(g, wanted=["end"])
+        result = engine.perform(g, wanted=["end"])
         result.raise_for_error()
         latent = result["end"].x
         engine.free(results=True)
@@ -389,6 +396,8 @@ def main() -> None:
     inside = Inside()
     inside.watch(UNet2DConditionModel, "forward")
     inside.watch(ControlNetModel, "forward")
+    inside.watch(Net, "see")
+    inside.watch(Net, "steer")
     with tempfile.TemporaryDirectory() as folder:
         settings = [Setting(name, Path(folder)) for name in names]
         twin = Setting("twin", Path(folder))

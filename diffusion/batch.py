@@ -139,6 +139,7 @@ def _counterpart(part: Part, box: Box, others: Sequence[Part]) -> Part | None:
         pooled=theirs.pooled,
         tokens=theirs.tokens,
         per_step=theirs.per_step,
+        control_embeds=theirs.control_embeds,
         concat=theirs.concat,
         concat_latent=theirs.concat_latent,
         concat_mask=theirs.concat_mask,
@@ -180,9 +181,22 @@ def _fits(part: Part, members: Sequence[Part], mix_lengths: bool) -> bool:
 
 def contexts(parts: Sequence[Part], batch: int, step: int, device: torch.device) -> Tensor:
     """The embeddings of parts that share a batch, [parts · batch, n, d]; `step` picks among embeddings that differ from step to step."""
-    embeds = [repeat_to(_embeds(part.entry, step), batch).to(device) for part in parts]
-    length = math.lcm(*(e.shape[1] for e in embeds))
-    return torch.cat([e.repeat(1, length // e.shape[1], 1) for e in embeds])
+    return _beside_one_another([_embeds(part.entry, step) for part in parts], batch, device)
+
+
+def control_contexts(parts: Sequence[Part], batch: int, step: int, device: torch.device) -> Tensor | None:
+    """As `contexts`, what control networks read; None where no entry has a text for them alone."""
+    if all(part.entry.control_embeds is None for part in parts):
+        return None
+    own = [part.entry.control_embeds for part in parts]
+    embeds = [_embeds(part.entry, step) if text is None else text for part, text in zip(parts, own, strict=True)]
+    return _beside_one_another(embeds, batch, device)
+
+
+def _beside_one_another(embeds: Sequence[Tensor], batch: int, device: torch.device) -> Tensor:
+    rows = [repeat_to(e, batch).to(device) for e in embeds]
+    length = math.lcm(*(e.shape[1] for e in rows))
+    return torch.cat([e.repeat(1, length // e.shape[1], 1) for e in rows])
 
 
 def _embeds(entry: Cond, step: int) -> Tensor:

@@ -170,6 +170,7 @@ class NetCall:
     boxes: tuple[tuple[int, int, int, int] | None, ...]  # per entry: height, width, y, x of its crop in cells; None for all of the …
     full: tuple[int, int]  # … latent, which has this height and width
     added: Mapping[str, Tensor] = field(default_factory=dict)  # what the network is told beside the text: SDXL's text_embeds, time_ids
+    aside: Tensor | None = None  # [rows, n, d]: text for side networks alone; None: they read the context
 
 
 @dataclass(frozen=True, slots=True, eq=False)

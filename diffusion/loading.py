@@ -107,6 +107,20 @@ def open_vae(path: str | Path) -> VAE:
     return VAE(_file_ref(source, "autoencoder", "vae"))
 
 
+def open_tiny_vae(encoder: str | Path, decoder: str | Path) -> VAE:
+    """A tiny autoencoder (TAESD) from its two files. Raises ValueError where they are none."""
+    from diffusion.family.tiny_vae import examine
+
+    first, second = (Path(path).expanduser().resolve() for path in (encoder, decoder))
+    examine(first, second)
+    return VAE(replace(_file_ref(first, "tiny_vae", "vae", second), beside=(str(second),)))
+
+
+def pixel_space() -> VAE:
+    """The VAE whose latents are the pictures themselves, from -1 to 1, three channels and a cell for each pixel."""
+    return VAE(WeightsRef("pixel_space", "pixel_space", "vae", ""))
+
+
 def _file_ref(path: Path, family: str, part: str, *others: Path) -> WeightsRef:
     digest = hashlib.blake2b(digest_size=16)
     for file in (path, *others):

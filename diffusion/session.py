@@ -262,13 +262,15 @@ class Net:
             scaled = torch.cat([scaled, torch.cat([part.crop(s) for part, s in zip(parts, seen, strict=True) if s is not None])], dim=1)
         scaled = scaled.to(self.dtype)
         context = batch.contexts(parts, b, moment.index, self.device).to(self.dtype)
+        aside = batch.control_contexts(parts, b, moment.index, self.device)
+        aside = None if aside is None else aside.to(self.dtype)
         self._rows, self._moment = self._name_rows(parts, b), moment
         self._active = (*self._patches, *(self._begin(patch) for patch in parts[0].entry.patches))
         self._sizes = self._family.sizes(self._unet, *crops.shape[2:])
         size = (x.shape[2], x.shape[3])
         told = self._family.added(self._unet, [(part.branch, part.entry) for part in parts], b, *size)
         added = {name: tensor.to(self.device) for name, tensor in told.items()}
-        net_call = NetCall(scaled, context, self._rows, moment, tuple(part.box for part in parts), size, added)
+        net_call = NetCall(scaled, context, self._rows, moment, tuple(part.box for part in parts), size, added, aside)
         residuals = total(patch.residuals(net_call) for patch in self._active if isinstance(patch, FeaturePatch))
         t = torch.full((len(scaled),), self.table.told(moment.sigma), device=self.device)
         raw = self._family.predict(self._unet, scaled, t, context, residuals, added).float()

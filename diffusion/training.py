@@ -13,13 +13,14 @@ from torch import Tensor, nn
 
 from diffusion.session import Net
 from diffusion.values import Conditioning
+from diffusion.weights import Delta, FullDelta, LowRankDelta
 
 # the layers that a fine-tuning of attention changes, by the end of their names (Hu et al. 2021; Kumari et al. 2023)
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2")
 
 
 def noise_loss(net: Net, conditioning: Conditioning, x0: Tensor, batch: int, lot: torch.Generator) -> Tensor:
-    """E ‖ε − ε_θ(x_t, t, c)‖² over `batch` pairs of timestep and noise (Ho et al. 2020, eq. 14); x0 [1, c, h, w] in model scale.
+    """E ‖ε − ε_θ(x_t, t, c)‖² over `batch` pairs of timestep and noise (Ho et al. 2020, eq. 14); x0 [b, c, h, w] in model scale.
 
     Timesteps come one from each of `batch` equal parts of the range, which makes the estimate less noisy. Noise lives on the CPU's
     generator, so that a seed means the same on every device.
@@ -46,6 +47,15 @@ class Trained:
     full: Tensor | None = None
     parameters: list[Tensor] = field(default_factory=list)
 
+    def change(self) -> Delta:
+        """What was learned, as a change of the layer's weight on the CPU."""
+        weight, (up, down, full) = f"{self.name}.weight", (None if t is None else t.detach().cpu() for t in (self.up, self.down, self.full))
+        if full is not None:
+            return FullDelta(weight, full)
+        assert up is not None
+        assert down is not None
+        return LowRankDelta(weight, up, down)
+
     def __call__(self, layer: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor:
         """The layer's output with the change, as a forward hook."""
         x = args[0].float()
@@ -61,10 +71,13 @@ class Trained:
 
 
 @contextmanager
-def trained(net: Net, rank: int, lot: torch.Generator, names: Sequence[str] = ATTENTION) -> Iterator[list[Trained]]:
+def trained(
+    net: Net, rank: int, lot: torch.Generator, names: Sequence[str] = ATTENTION, whole: Sequence[str] = ()
+) -> Iterator[list[Trained]]:
     """Changes of the network's layers that begin at zero and can be trained while this is open: of the named ones, of this rank.
 
-    With rank 0 the changes are full and of all linear and convolution layers. The network's own weights stay as they are.
+    With rank 0 the changes are full and of all linear and convolution layers; with another one of those that `whole` names in full. The
+    network's own weights stay as they are.
     """
     unet = net.unet
     found: list[Trained] = []
@@ -74,7 +87,7 @@ def trained(net: Net, rank: int, lot: torch.Generator, names: Sequence[str] = AT
             each = Trained(name, layer, torch.zeros(layer.out_features, rank, device=net.device), down.to(net.device))
             each.parameters = [t for t in (each.up, each.down) if t is not None]
             found.append(each)
-        elif not rank and isinstance(layer, (nn.Linear, nn.Conv2d)):
+        elif (not rank or name in whole) and isinstance(layer, (nn.Linear, nn.Conv2d)):
             each = Trained(name, layer, full=torch.zeros_like(layer.weight, dtype=torch.float32))
             each.parameters = [t for t in (each.full,) if t is not None]
             found.append(each)

@@ -52,8 +52,12 @@ def level(path: Trajectory, share: float) -> int:
 def descent(path: Trajectory, start: int, rows: int = 1) -> tuple[Tensor, Tensor]:
     """(the state of level `start` as a batch of at least `rows`, the levels from there down) of a path of one picture or of so many.
 
-    Raises ValueError where the path has another number of pictures.
+    Raises ValueError where the path has another number of pictures, or levels that do not rise from one to the next.
     """
+    if not bool((path.sigmas.diff() > 0).all()):
+        raise ValueError(
+            f"trajectory: levels that rise from one to the next are wanted, {[round(s, 4) for s in path.sigmas.tolist()]} given"
+        )
     return _as_rows(path.latents[start], rows), path.sigmas[: start + 1].flip(0)
 
 

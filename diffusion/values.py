@@ -174,6 +174,7 @@ class Cond:
     concat_latent: Tensor | None = None  # [1 or b, c, h, w]: the picture that inpainting and InstructPix2Pix networks see, unscaled …
     concat_mask: Tensor | None = None  # … and [1 or b, 1, h, w]: where it was erased, any size
     size: Size | None = None  # what SDXL is told about the picture's size
+    control_embeds: Tensor | None = None  # [1 or b, n, d]: what control networks read instead of embeds
     patches: tuple[Patch, ...] = ()  # feature and attention patches that act on this entry's rows only
 
     def __post_init__(self) -> None:

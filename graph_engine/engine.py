@@ -142,7 +142,11 @@ class Engine:
         run: str | None = None,
         cancellation: Cancellation | None = None,
     ) -> Result:
-        """`run` in the calling thread itself. Ctrl-C does not cancel it, `cancellation` does at any time."""
+        """`run` in the calling thread itself. Ctrl-C does not cancel it, `cancellation` does at any time.
+
+        The fastest way where the calling thread computes on the processor too: each thread that does has workers of its own (OpenMP's),
+        and once they outnumber the cores they wait for each other asleep. Small networks then take two or three times as long.
+        """
         self._refuse_inside()
         wish = Cancellation() if cancellation is None else cancellation
         job = Job.of(self._open(), workflow, wanted, extra, previews=previews, run=run)

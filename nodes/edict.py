@@ -55,10 +55,10 @@ def coupled_walk(
     """The states of both copies, in VE form, on their way through levels up or down, from the level with index `first`.
 
     Which copy goes first alternates with the level, whichever way and from wherever one walks (sec. 4.2). States keep their own
-    precision; the network is asked in single precision, the same question both ways.
+    precision; the network is asked in single precision, the same question both ways, and its answer is not rounded any further.
     """
     xs, ys = [x], [y]
-    eps: Eps = lambda x, sigma: net.eps(x.float(), sigma)  # noqa: E731
+    eps: Eps = lambda x, sigma: net.eps(x.float(), sigma).to(x.dtype)  # noqa: E731
     for s in levels:
         x, y = net.before(x, s) * s.alpha_t, net.before(y, s) * s.alpha_t
         upper = first + s.index + 1 if s.ascending else first - s.index

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, TypeVar
 
 from pydantic import Field
 
-from diffusion.loading import open_checkpoint, open_clip, open_unet, open_vae
+from diffusion.loading import open_checkpoint, open_clip, open_tiny_vae, open_unet, open_vae, pixel_space
 from diffusion.values import VAE, Clip, Model
 from graph_engine.errors import NodeError
 from graph_engine.node import File, Node
@@ -20,7 +21,13 @@ Opened = TypeVar("Opened")
 ModelFolder = Annotated[str, File("diffusers"), Field(description="A folder in the diffusers layout.")]
 UNetFile = Annotated[str, File("diffusion_models"), Field(description="A file that has a U-Net.")]
 TextFile = Annotated[str, File("text_encoders"), Field(description="A file that has a CLIP text encoder.")]
-VAEFile = Annotated[str, File("vae"), Field(description="A file that has a VAE.")]
+TINY = "diffusion:family/tiny_vae.py"  # names that stand for code, whose weights lie elsewhere or which has none
+NAMED_VAES = {"taesd": TINY, "taesdxl": TINY, "taesd3": TINY, "taef1": TINY, "pixel_space": "diffusion:family/pixel_space.py"}
+VAEFile = Annotated[
+    str,
+    File("vae", embedded=tuple(NAMED_VAES.items())),
+    Field(description="A file that has a VAE; taesd and taesdxl: a tiny one from the vae_approx folder; pixel_space: pictures as latents."),
+]
 OnDevice = Annotated[
     Literal["default", "cpu"],
     Field(description="Kept for saved graphs: weights move to the device while they are used, and back when room is wanted."),
@@ -127,8 +134,23 @@ class VAELoader(Node, category="loaders", title="Load VAE"):
     vae_name: VAEFile
 
     def run(self, ctx: Context) -> VAE:
+        if self.vae_name == "pixel_space":
+            return pixel_space()
+        if self.vae_name in ("taesd3", "taef1"):
+            raise NodeError(f"vae_name: {self.vae_name} reads latents of 16 channels, which no supported model makes; use taesd or taesdxl")
+        if self.vae_name in NAMED_VAES:
+            encoder, decoder = (_tiny_file(ctx, f"{self.vae_name}_{part}") for part in ("encoder", "decoder"))
+            return _opened("vae_name", lambda: open_tiny_vae(encoder, decoder))
         path = ctx.path("vae", self.vae_name)
         return _opened("vae_name", lambda: open_vae(path))
+
+
+def _tiny_file(ctx: Context, stem: str) -> Path:
+    """The file of this name in the vae_approx folder, whatever it ends with; safetensors before pickles."""
+    for suffix in (".safetensors", ".sft", ".pth", ".pt"):
+        if (path := ctx.folders.find("vae_approx", stem + suffix)) is not None:
+            return path
+    raise NodeError(f"vae_name: {stem}.safetensors is wanted in the folder vae_approx, not found")
 
 
 def _opened(field: str, open: Callable[[], Opened]) -> Opened:

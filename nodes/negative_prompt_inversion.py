@@ -29,7 +29,7 @@ class NegativePromptInversion(
 
     class Out(NamedTuple):
         trajectory: Annotated[Trajectory, Field(description="With that prompt as its empty one of every step.")]
-        negative: Annotated[Conditioning, Field(description="The same for any other sampler.")]
+        negative: Annotated[Conditioning, Field(description="The same for any sampler; what SDXL pools is in here only.")]
 
     def run(self, ctx: Context) -> Out:
         embeds = only_entry(self.positive, "positive").embeds

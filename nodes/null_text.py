@@ -17,7 +17,7 @@ from diffusion.patch import GuidancePatch
 from diffusion.sample import check
 from diffusion.schedule import Schedule, Step
 from diffusion.session import Net, open_session
-from diffusion.trajectory import descent, only_entry, with_uncond
+from diffusion.trajectory import descent, only_entry, rows_of, with_uncond
 from diffusion.values import Cond, Conditioning, Latent, Model, Trajectory
 from graph_engine.errors import NodeError
 from graph_engine.node import Node
@@ -99,8 +99,9 @@ def null_text(
         for s in Schedule(net.table, sigmas):
             x, target = net.before(x, s), path.latents[path.steps - s.index - 1].to(x)
             rate_here, enough = learning_rate(rate, s), good_enough(tolerance, slack, s)
-            null, x, loss = tuned_step(net, x, target, s, entry, scale, inner, rate_here, enough, partial(on_step, s.index, s.count))
-            x = net.after(x, target, s)
+            null, arrived, loss = tuned_step(net, x, target, s, entry, scale, inner, rate_here, enough, partial(on_step, s.index, s.count))
+            share = s.sigma_next / s.sigma  # of what was there, the rest is the estimate of x_0
+            x = net.after(arrived, (arrived - share * x) / (1 - share), s)
             entry = replace(entry, embeds=null)
             nulls.append(null)
             losses.append(loss)
@@ -132,6 +133,10 @@ class NullTextInversion(Node, category="editing/inversion", title="Null-Text Inv
     def run(self, ctx: Context) -> Out:
         path, entry = self.trajectory, only_entry(self.negative, "negative")
         check(Latent(path.latents[0], format=path.format), family(self.model.weights.family).latent)
+        pictures = path.latents.shape[1]
+        if len(entry.embeds) not in (1, pictures) or rows_of(self.positive) not in (1, pictures):
+            given = len(entry.embeds), rows_of(self.positive)
+            raise NodeError(f"negative and positive: one prompt or {pictures} as the trajectory has pictures are wanted, {given} given")
         changed = [type(patch).__name__ for patch in self.model.patches if isinstance(patch, GuidancePatch)]
         if changed:
             raise NodeError(f"model: one with plain guidance is wanted, as that is what is made up for; {', '.join(changed)} given")

@@ -82,6 +82,18 @@ class CLIPTextEncodeSDXLRefiner(Node, category="advanced/conditioning", title="C
         return encode(self.clip, self.text, ctx.device, find=partial(find_word, ctx)).map(size=size)
 
 
+class CLIPTextEncodeControlnet(Node, category="conditioning/controlnet", title="CLIP Text Encode (ControlNet)", aliases=("prompt",)):
+    """Encode a prompt that only ControlNets read; the denoiser still reads the conditioning's own. T2I-Adapters read none."""
+
+    clip: TheClip
+    conditioning: Annotated[Conditioning, Field(description="What the denoiser reads.")]
+    text: Annotated[Text, Field(description="What control networks read instead.")]
+
+    def run(self, ctx: Context) -> Conditioning:
+        (entry,) = encode(self.clip, self.text, ctx.device, find=partial(find_word, ctx))
+        return self.conditioning.map(control_embeds=entry.embeds)
+
+
 class CLIPSetLastLayer(Node, category="conditioning", title="CLIP Set Last Layer", aliases=("clip skip",)):
     """Take the text encoder's states from an earlier layer: -1 is the last, -2 the one before ("clip skip 2")."""
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, BinaryIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, BinaryIO, NamedTuple
 
 from pydantic import Field
 from torch import Tensor
@@ -47,6 +48,12 @@ def from_file(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Tra
     )
 
 
+def opened(file: Path) -> Trajectory:
+    """The trajectory that a file holds. Raises OSError or ValueError for one that cannot be read."""
+    tensors = open_tensors(file)
+    return from_file(tensors.read(tensors.shapes), tensors.metadata)
+
+
 # nodes
 
 
@@ -56,7 +63,10 @@ class SaveTrajectory(Node, category="editing/inversion", title="Save Trajectory"
     trajectory: Trajectory
     filename_prefix: FilenamePrefix = "trajectories/latentgraph"
 
-    def run(self, ctx: Context) -> None:
+    class Out(NamedTuple):
+        trajectory: Annotated[Trajectory, Field(description="As the file has it, read again.")]
+
+    def run(self, ctx: Context) -> Out:
         tensors, notes = as_file(self.trajectory)
         if ctx.workflow:
             notes["prompt"] = json.dumps(ctx.workflow)
@@ -64,7 +74,8 @@ class SaveTrajectory(Node, category="editing/inversion", title="Save Trajectory"
         def write(file: BinaryIO) -> None:
             write_tensors(file, tensors, notes)
 
-        ctx.save(self.filename_prefix, ".trajectory", write, media="application/octet-stream")
+        saved = ctx.save(self.filename_prefix, ".trajectory", write, media="application/octet-stream")
+        return self.Out(opened(Path(saved.path)))
 
 
 class LoadTrajectory(Node, category="editing/inversion", title="Load Trajectory", aliases=("open inversion",)):
@@ -74,7 +85,6 @@ class LoadTrajectory(Node, category="editing/inversion", title="Load Trajectory"
 
     def run(self, ctx: Context) -> Trajectory:
         try:
-            file = open_tensors(ctx.path("trajectories", self.trajectory))
-            return from_file(file.read(file.shapes), file.metadata)
+            return opened(ctx.path("trajectories", self.trajectory))
         except (OSError, ValueError) as problem:
             raise NodeError(f"trajectory: {self.trajectory!r} cannot be read: {problem}") from problem

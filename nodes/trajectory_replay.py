@@ -57,8 +57,6 @@ class ReplayTrajectory(Node, category="editing/inversion", title="Replay Traject
             guidance = CFG(self.positive, with_uncond(self.negative, path, k), self.cfg)
         x, sigmas = descent(path, k, rows_of(self.positive))
         x, levels = x.to(ctx.device.torch, torch.float32), Schedule(self.model.process.table(), sigmas)
-        if len(levels) != k:
-            raise NodeError("trajectory: levels that rise from one to the next are wanted, the same level comes twice")
         with open_session(self.model, guidance, ctx.device, sigmas=levels.sigmas, shape=x.shape) as net:
             seen = walk(net, replay_step(path, k), x, levels, lambda i, n, x0: ctx.step(i, n, lambda: jpeg(x0, self.model.weights)))
         taken = Trajectory(torch.stack(seen[::-1]), sigmas.flip(0), format=form.name, evaluations=net.evaluations)

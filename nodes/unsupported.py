@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, NamedTuple
 
 from pydantic import Field
 
-from diffusion.values import VAE, Clip, Conditioning, Model
-from diffusion.vision import ClipVision
+from diffusion.values import VAE, Clip, Conditioning, Image, Latent, Model
+from diffusion.vision import ClipVision, ClipVisionOutput
 from graph_engine.errors import NodeError
 from graph_engine.node import File, Node
-from nodes.params import AreaSide, CheckpointFile, LatentOffset, Text
+from nodes.params import AreaSide, CheckpointFile, LatentOffset, Text, number
 
 if TYPE_CHECKING:
     from graph_engine.context import Context
@@ -62,3 +62,33 @@ class GLIGENTextBoxApply(Node, category="conditioning/gligen", title="Apply GLIG
 
     def run(self, ctx: Context) -> Conditioning:
         raise NodeError("gligen_textbox_model: GLIGEN is not supported; use Conditioning (Set Area) instead")
+
+
+class unCLIPConditioning(Node, category="conditioning", title="unCLIP Conditioning", aliases=("image prompt",)):  # the name in saved graphs
+    """Not supported: a picture's CLIP embedding for an unCLIP model (Ramesh et al. 2022). It says so when it runs."""
+
+    conditioning: Conditioning
+    clip_vision_output: ClipVisionOutput
+    strength: Annotated[float, number(-10, 10, 0.01, "How strongly the picture would count.")] = 1.0
+    noise_augmentation: Annotated[float, number(0, 1, 0.01, "How much noise would be put on the embedding.")] = 0.0
+
+    def run(self, ctx: Context) -> Conditioning:
+        raise NodeError("clip_vision_output: unCLIP models are not supported; use an IP-Adapter to prompt with a picture")
+
+
+class SD_4XUpscale_Conditioning(Node, category="conditioning/upscale_diffusion", title="SD 4x Upscale Conditioning"):
+    """Not supported: what Stable Diffusion's fourfold upscaling model is shown (Rombach et al. 2022). It says so when it runs."""
+
+    images: Image
+    positive: Conditioning
+    negative: Conditioning
+    scale_ratio: Annotated[float, number(0, 10, 0.01, "How many times larger the picture would become.")] = 4.0
+    noise_augmentation: Annotated[float, number(0, 1, 0.001, "How much noise would be put on the picture that is shown.")] = 0.0
+
+    class Out(NamedTuple):
+        positive: Conditioning
+        negative: Conditioning
+        latent: Latent
+
+    def run(self, ctx: Context) -> Out:
+        raise NodeError("images: the fourfold diffusion upscaler is not supported; use Upscale Image (using Model)")

@@ -51,7 +51,7 @@ def viewer(*, json: bool) -> Viewer:
 
 
 class JsonLines:
-    """Every event as one line of JSON on `out`, previews without their picture; the files written also in words on `notes`."""
+    """Every event as one line of JSON on `out`, previews without their picture; files and texts also in words on `notes`."""
 
     def __init__(self, out: TextIO, notes: TextIO) -> None:
         self.out, self.notes = out, notes
@@ -69,6 +69,8 @@ class JsonLines:
         self.out.flush()
         if isinstance(event, (NodeDone, NodeCached)):
             self._announce(event.artifacts)
+            for line in _lines(event.ui):
+                print(f"    {line}", file=self.notes, flush=True)
 
     def _announce(self, artifacts: Sequence[Artifact]) -> None:
         for artifact in artifacts:
@@ -138,10 +140,8 @@ class Live:
         self.console.print(f"{mark} {self._title(node)} {note}", highlight=False)
         for artifact in artifacts:
             self.console.print(f"    {escape(artifact.path)}", style="bold" if artifact.type == "output" else "dim", **PLAIN)
-        texts = ui.get("text", ())
-        for text in texts if isinstance(texts, (list, tuple)) else (texts,):
-            for line in str(text).splitlines():
-                self.console.print(f"    {escape(line)}", style="cyan", **PLAIN)
+        for line in _lines(ui):
+            self.console.print(f"    {escape(line)}", style="cyan", **PLAIN)
 
     def _fail(self, event: NodeFailed) -> None:
         self._drop(event.node)
@@ -160,6 +160,12 @@ class Live:
         style = {"success": "green", "cancelled": "yellow", "error": "red"}[event.status]
         counts = f"{event.executed} run, {event.cached} cached, {event.seconds:.2f} s"
         self.console.print(f"[{style}]{event.status}[/] [dim]{counts}[/]", highlight=False)
+
+
+def _lines(ui: dict[str, object]) -> list[str]:
+    """What a node says in words."""
+    texts = ui.get("text", ())
+    return [line for text in (texts if isinstance(texts, (list, tuple)) else (texts,)) for line in str(text).splitlines()]
 
 
 def _speed(rate: float | None) -> str:

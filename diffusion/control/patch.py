@@ -123,13 +123,14 @@ class BesideNet(FeaturePatch):
         if module.factor != CELL:
             raise ValueError(f"ControlNet: its hint has {module.factor} pixels to a latent cell, {CELL} are wanted")
         t = torch.full((len(call.x),), call.step.t, device=call.x.device)
-        width, given = module.body.config.cross_attention_dim, call.context.shape[-1]
+        context = call.context if call.aside is None else call.aside
+        width, given = module.body.config.cross_attention_dim, context.shape[-1]
         if width != given:
             raise ValueError(
                 f"ControlNet: it reads text of width {width}, the model's has {given}; use a ControlNet made for this kind of model"
             )
         guide = self._guide(call, rows, columns)
-        down, mid = module.steer(call.x[:, : module.channels], t, call.context, guide, call.added, control.net.types)
+        down, mid = module.steer(call.x[:, : module.channels], t, context, guide, call.added, control.net.types)
         return Residuals(tuple(self._scaled(x) for x in down), self._scaled(mid))
 
     def _guide(self, call: NetCall, rows: int, columns: int) -> Tensor:

@@ -15,7 +15,15 @@ if TYPE_CHECKING:
     from diffusion.values import Cond, WeightsRef
 
 NAMES = ("sd1", "sdxl")  # those that a folder or file is tried as
-PARTS = ("autoencoder", "controlnet", "ip_adapter", "upscaler", "vision")  # those of a part that comes alone
+PARTS = (  # those of a part that comes alone
+    "autoencoder",
+    "controlnet",
+    "ip_adapter",
+    "pixel_space",
+    "tiny_vae",
+    "upscaler",
+    "vision",
+)
 
 
 @dataclass(frozen=True, slots=True)

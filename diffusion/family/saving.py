@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from diffusers import AutoencoderKL
 from torch import Tensor
 
 from diffusion.family.layout import text_to_open_clip, vae_config, vae_to_original
@@ -34,6 +35,8 @@ def unet_tensors(unet: Module) -> dict[str, Tensor]:
 
 def vae_tensors(vae: Module, prefix: str = "first_stage_model.") -> dict[str, Tensor]:
     """A VAE's weights. Raises ValueError for one that the original names cannot tell."""
+    if not isinstance(vae, AutoencoderKL):
+        raise ValueError(f"the VAE is a {type(vae).__name__}; only the full VAE of a model can be written")
     tensors = _lossless(vae.state_dict())
     _same("VAE's normalisation groups", vae.config.norm_num_groups, 32)
     return {prefix + name: tensor for name, tensor in vae_to_original(tensors, vae_config(_shapes(tensors))).items()}
@@ -47,12 +50,12 @@ def text_tensors(part: Module, family: str) -> dict[str, Tensor]:
         if family == "sd1" and tower.name == "l":
             prefix, named = "cond_stage_model.transformer.text_model.", tensors
         elif family == "sd1":
-            prefix, named = "cond_stage_model.model.", text_to_open_clip(tensors, len(tower.model.encoder.layers))
+            prefix, named = "cond_stage_model.model.", text_to_open_clip(tensors, _layers(tensors))
         elif tower.name == "l":
             prefix, named = "conditioner.embedders.0.transformer.text_model.", tensors
         else:
             number = len(part.towers) - 1  # the refiner's only one is number 0
-            prefix, named = f"conditioner.embedders.{number}.model.", text_to_open_clip(tensors, len(tower.model.encoder.layers))
+            prefix, named = f"conditioner.embedders.{number}.model.", text_to_open_clip(tensors, _layers(tensors))
         found |= {prefix + name: tensor for name, tensor in named.items()}
     return found
 
@@ -63,7 +66,21 @@ def tower_tensors(tower: TextEncoder) -> dict[str, Tensor]:
     _same("text encoder's vocabulary", config.vocab_size, 49408)
     _same("text encoder's heads", config.num_attention_heads, max(1, config.hidden_size // 64))
     _same("text encoder's activation", config.hidden_act, "quick_gelu" if tower.name == "l" else "gelu")
-    return _lossless(tower.model.state_dict())
+    tensors = _lossless(tower.model.state_dict())
+    if tower.name == "h" and tower.layer == -1:
+        # diffusers' folders of 2.x leave out the last layer, which is not used; files have it, and are read that way
+        tensors |= _layer_of_zeros(tensors, len(tower.model.encoder.layers))
+    return tensors
+
+
+def _layers(tensors: Mapping[str, Tensor]) -> int:
+    return sum(name.endswith(".layer_norm1.weight") for name in tensors)
+
+
+def _layer_of_zeros(tensors: Mapping[str, Tensor], number: int) -> dict[str, Tensor]:
+    """One more layer of a text encoder that hands on what it gets: both its residual branches are zero."""
+    last, new = (f"encoder.layers.{i}." for i in (number - 1, number))
+    return {new + name.removeprefix(last): torch.zeros_like(tensor) for name, tensor in tensors.items() if name.startswith(last)}
 
 
 def _same(what: str, have: object, wanted: object) -> None:

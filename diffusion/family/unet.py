@@ -72,8 +72,8 @@ def sizes(unet: Module, height: int, width: int) -> dict[int, tuple[int, int]]:
 
 
 def inputs(unet: Module) -> int:
-    """How many channels the network takes."""
-    return int(unet.config.in_channels)
+    """How many channels the network takes; a patch may have changed it, so the weight tells and not the configuration."""
+    return int(unet.conv_in.weight.shape[1])
 
 
 def predict(unet: Module, x: Tensor, t: Tensor, context: Tensor, residuals: Residuals | None, added: Mapping[str, Tensor]) -> Tensor:

@@ -1,7 +1,10 @@
 import pytest
+import torch
 
+from diffusion.values import Image
+from diffusion.vision import ClipVisionOutput
 from graph_engine.errors import NodeError
-from nodes.unsupported import GLIGENLoader, unCLIPCheckpointLoader
+from nodes.unsupported import GLIGENLoader, SD_4XUpscale_Conditioning, unCLIPCheckpointLoader, unCLIPConditioning
 
 
 def test_they_name_what_was_asked_for_and_what_to_use_instead(ctx):
@@ -9,3 +12,10 @@ def test_they_name_what_was_asked_for_and_what_to_use_instead(ctx):
         GLIGENLoader(gligen_name="boxes.safetensors").run(ctx)
     with pytest.raises(NodeError, match=r"ckpt_name: 'x\.safetensors' .* not supported, use Load Checkpoint"):
         unCLIPCheckpointLoader(ckpt_name="x.safetensors").run(ctx)
+
+
+def test_conditionings_of_such_models_name_another_way(ctx, red, blue):
+    with pytest.raises(NodeError, match="unCLIP models are not supported; use an IP-Adapter"):
+        unCLIPConditioning(conditioning=red, clip_vision_output=ClipVisionOutput(*(torch.zeros(1, 1, 1),) * 3)).run(ctx)
+    with pytest.raises(NodeError, match="fourfold diffusion upscaler is not supported; use Upscale Image"):
+        SD_4XUpscale_Conditioning(images=Image(torch.zeros(1, 8, 8, 3)), positive=red, negative=blue).run(ctx)

@@ -31,14 +31,14 @@ EVENTS = [
 ]
 
 
-def test_json_lines_read_back_as_the_same_events_and_files_are_named():
+def test_json_lines_read_back_as_the_same_events_and_files_and_texts_are_in_words():
     out, notes = io.StringIO(), io.StringIO()
     with JsonLines(out, notes) as screen:
         for event in EVENTS:
             screen.show(event)
     lines = [event_from_json(line) for line in out.getvalue().splitlines()]
     assert lines == [event for event in EVENTS if not isinstance(event, NodePreview)]
-    assert notes.getvalue() == f"saved {PICTURE.path}\n"
+    assert notes.getvalue() == f"saved {PICTURE.path}\n    PSNR 30\n"
 
 
 def test_a_preview_survives_the_journal():
