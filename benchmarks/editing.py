@@ -10,6 +10,8 @@ edit error    1,000 x the mean squared difference to the true result, where some
 NFE           rows that the network was asked about; seconds; peak: memory beyond what was in use before
 
 Each with its 95 % interval (normal for means). "source" is the unedited picture, "regenerate" the target prompt on the source's noise seed.
+Last, what the papers say about ranks, as paired differences. The ways and their settings are in `editing_ways.py`; Imagic trains, so it sees
+every fourth pair and has no row in a quick run. InstructPix2Pix has one where its model is installed. Pairs for tuning are those of --seed 1.
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ from statistics import fmean, stdev
 from typing import Any
 
 import torch
+from editing_ways import GROUND, INSTRUCT, STEPS, WAYS, Case
 from PIL import Image as Picture
+from PIL import ImageDraw
 from torch import Tensor
 
 from diffusion import session
@@ -40,156 +44,24 @@ from toybox.scenes import render
 
 FIRST = 30_000_000  # seeds of scenes that nothing was trained on
 ATTRIBUTES = ("color", "shape", "background_color")
-STEPS, CFG = 30, 4.0
-Builder = Callable[["Case"], Any]
-WAYS: dict[str, Builder] = {}
-
-
-@dataclass
-class Case:
-    """One pair as handles of a graph."""
-
-    g: Any
-    pair: Edit
-    seed: int
-    scene: Any = None
-    model: Any = None
-    clip: Any = None
-    vae: Any = None
-    latent: Any = None
-    source: Any = None
-    target: Any = None
-    empty: Any = None
-
-    def __post_init__(self) -> None:
-        g, changed = self.g, self.pair.after
-        new = getattr(changed.background if self.pair.attribute in ("background_color", "texture") else changed.objects[self.pair.object],
-                      self.pair.attribute.removeprefix("background_"))  # fmt: skip
-        self.scene = g.ToyboxScene(
-            seed=self.seed, object="first" if self.pair.object == 0 else "second", change=self.pair.attribute, change_to=new
-        )
-        toybox = g.CheckpointLoaderSimple(ckpt_name="toybox")
-        self.model, self.clip, self.vae = toybox.model, toybox.clip, toybox.vae
-        self.latent = g.VAEEncode(pixels=self.scene.image, vae=self.vae)
-        self.source, self.target = (g.CLIPTextEncode(text=text, clip=self.clip) for text in (self.scene.caption, self.scene.target_caption))
-        self.empty = g.CLIPTextEncode(text="", clip=self.clip)
-
-    def sampled(self, **changes: Any) -> Any:
-        """KSampler with the target prompt, and what is changed of it."""
-        given = {
-            "model": self.model, "positive": self.target, "negative": self.empty, "latent_image": self.latent, "seed": self.seed,
-            "steps": STEPS, "cfg": CFG, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0,
-        }  # fmt: skip
-        return self.g.KSampler(**given | changes)
-
-    def decoded(self, latent: Any) -> Any:
-        return self.g.VAEDecode(samples=latent, vae=self.vae)
-
-
-def way(name: str) -> Callable[[Builder], Builder]:
-    """Register a way of editing under the name of its row."""
-
-    def keep(builder: Builder) -> Builder:
-        WAYS[name] = builder
-        return builder
-
-    return keep
-
-
-@way("source")
-def source(c: Case) -> Any:
-    return c.scene.image
-
-
-@way("autoencoder alone")
-def autoencoder(c: Case) -> Any:
-    return c.decoded(c.latent)
-
-
-@way("regenerate")
-def regenerate(c: Case) -> Any:
-    return c.decoded(c.sampled(latent_image=c.g.EmptyLatentImage(width=128, height=128, batch_size=1)))
-
-
-@way("image to image 0.6")
-def image_to_image(c: Case) -> Any:
-    return c.decoded(c.sampled(denoise=0.6))
-
-
-@way("SDEdit 0.6")
-def sdedit(c: Case) -> Any:
-    return c.decoded(c.g.SDEdit(model=c.model, positive=c.target, negative=c.empty, guide=c.latent, level=0.6, seed=c.seed, cfg=CFG).latent)
-
-
-@way("masked, true mask")
-def masked(c: Case) -> Any:
-    masked = c.g.SetLatentNoiseMask(samples=c.latent, mask=c.scene.edit_mask)
-    return c.g.ImageCompositeMasked(
-        destination=c.scene.image, source=c.decoded(c.sampled(latent_image=masked)), x=0, y=0, resize_source=False, mask=c.scene.edit_mask
-    )
-
-
-def inverted(c: Case) -> tuple[Any, Any]:
-    """The levels and the way into noise, without guidance, under the source's caption."""
-    sigmas = c.g.BasicScheduler(model=c.model, scheduler="normal", steps=STEPS, denoise=1.0)
-    return sigmas, c.g.ODEEncode(model=c.model, latent=c.latent, positive=c.source, sigmas=sigmas)
-
-
-def walked_back(c: Case, model: Any, sigmas: Any, start: Any, positive: Any) -> Any:
-    """DDIM from a noisy state, guided."""
-    return c.g.SamplerCustom(
-        model=model, add_noise=False, noise_seed=0, cfg=CFG, positive=positive, negative=c.empty,
-        sampler=c.g.KSamplerSelect(sampler_name="ddim"), sigmas=sigmas, latent_image=start,
-    ).output  # fmt: skip
-
-
-@way("DDIM inversion, target")
-def ddim(c: Case) -> Any:
-    sigmas, way_up = inverted(c)
-    return c.decoded(walked_back(c, c.model, sigmas, way_up.latent, c.target))
-
-
-@way("DiffEdit")
-def diffedit(c: Case) -> Any:
-    found = c.g.NoiseContrastMask(model=c.model, samples=c.latent, target=c.target, source=c.source, seed=c.seed)
-    path = c.g.DiffEditEncode(model=c.model, samples=c.latent, prompt=c.empty, steps=STEPS, scheduler="normal")
-    return c.decoded(
-        c.g.MaskedDDIMDecode(
-            model=c.model, trajectory=path, positive=c.target, negative=c.empty, cfg=CFG, ratio=0.8, mask=found.mask
-        ).latent
-    )
-
-
-def prompt_to_prompt(c: Case, *, path: bool, cross: float = 0.8, self_attention: float = 0.4) -> Any:
-    """P2P on a real picture; with `path` the source row keeps to its way into noise (Ju et al. 2024), else it drifts with guidance."""
-    sigmas, way_up = inverted(c)
-    both = c.g.SourceAndTarget(samples=way_up.latent, source=c.source, target=c.target)
-    aligned = c.g.AlignPrompts(positive=both.positive, mode="replace")
-    given = {"trajectory": way_up.trajectory} if path else {}
-    model = c.g.PromptToPrompt(model=c.model, alignment=aligned, cross_replace=cross, self_replace=self_attention, **given)
-    pictures = c.decoded(walked_back(c, model, sigmas, both.latent, both.positive))
-    return c.g.ImageFromBatch(image=pictures, batch_index=1, length=1)
-
-
-@way("P2P, DDIM inversion")
-def p2p_ddim(c: Case) -> Any:
-    return prompt_to_prompt(c, path=False)
-
-
-@way("P2P, direct inversion")
-def p2p_direct(c: Case) -> Any:
-    return prompt_to_prompt(c, path=True)
+WIDTH = {"nfe": 7, "seconds": 9, "peak": 7}  # columns without an interval
+TRAINING = {"Imagic": 4}  # ways that train see every so manyth pair, and none in a quick run
 
 
 @dataclass
 class Row:
     """What was measured of one way."""
 
-    values: dict[str, list[float]] = field(default_factory=dict)
+    pairs: dict[int, dict[str, float]] = field(default_factory=dict)  # by number of the pair
 
-    def add(self, **values: float) -> None:
-        for name, value in values.items():
-            self.values.setdefault(name, []).append(value)
+    def add(self, pair: int, **values: float) -> None:
+        self.pairs[pair] = values
+
+    @property
+    def values(self) -> dict[str, list[float]]:
+        """Of each measure, all figures."""
+        names = next(iter(self.pairs.values()), {})
+        return {name: [figures[name] for figures in self.pairs.values()] for name in names}
 
 
 class Judge:
@@ -215,7 +87,7 @@ class Judge:
         """The probability of the wanted value."""
         reading = self.probe.read(picture)[0]
         name = pair.attribute
-        if name in ("background_color", "texture"):
+        if name in GROUND:
             guess, wanted = getattr(reading, name), getattr(pair.after.background, name.removeprefix("background_"))
         else:
             found = reading.assign(pair.after)[pair.object]
@@ -266,7 +138,7 @@ def measured(judge: Judge, pair: Edit, picture: Tensor) -> dict[str, float]:
     (before, after), masks = render([pair.before, pair.after])
     before, after = before[None], after[None]
     changed = (before != after).any(-1).float()
-    if pair.attribute not in ("background_color", "texture"):
+    if pair.attribute not in GROUND:
         changed = masks[:, pair.object].amax(0, keepdim=True)
     edited = (torch.nn.functional.max_pool2d(changed[:, None], 5, 1, 2)[:, 0] > 0.05).float()
     kept = 1 - edited
@@ -288,75 +160,135 @@ def interval(values: list[float]) -> tuple[float, float]:
     return fmean(kept), (1.96 * stdev(kept) / len(kept) ** 0.5 if len(kept) > 1 else float("nan"))
 
 
+@dataclass(frozen=True)
+class Claim:
+    """That the first way's figure is better than the second's: higher if `up`, else lower; over pairs that both edited if `both`."""
+
+    said: str
+    measure: str
+    first: str
+    second: str
+    up: bool
+    both: bool = False
+
+
+CLAIMS = (
+    Claim("a mask keeps the background", "bg_psnr", "DiffEdit", "target prompt, DDIM", True),
+    Claim("a mask keeps the background", "bg_psnr", "SDEdit 0.6, DiffEdit's mask", "SDEdit 0.6", True),
+    Claim("a mask keeps the background", "bg_psnr", "image to image, true mask", "image to image 0.6", True),
+    Claim("local blend keeps the background", "bg_psnr", "P2P + blend, direct", "P2P, direct", True),
+    Claim("direct inversion beats DDIM on structure", "structure", "P2P, direct", "P2P, DDIM", False),
+    Claim("null-text inversion beats DDIM on structure", "structure", "P2P, null-text", "P2P, DDIM", False),
+    Claim("P2P beats regeneration on structure at equal success", "structure", "P2P, direct", "regenerate", False, both=True),
+    Claim("P2P beats regeneration on structure at equal success", "structure", "P2P + blend, direct", "regenerate", False, both=True),
+)
+
+
+def verdict(claim: Claim, first: Row, second: Row) -> str:
+    """The claim with its mean paired difference, the 95 % interval of that, and whether it holds: yes, no, or undecided."""
+    pairs = sorted(first.pairs.keys() & second.pairs.keys())
+    rows = [(first.pairs[i], second.pairs[i]) for i in pairs]
+    if claim.both:
+        rows = [(a, b) for a, b in rows if min(a["target"], b["target"]) >= 50]
+    middle, half = interval([a[claim.measure] - b[claim.measure] for a, b in rows])
+    better = middle if claim.up else -middle
+    holds = "undecided" if not abs(better) > half else "yes" if better > 0 else "no"
+    among = " that both edited" if claim.both else ""
+    what = f"{claim.measure} of {claim.first} − {claim.second}: {middle:+.2f} ±{half:.2f}, {len(rows)} pairs{among}"
+    return f"{claim.said}: {holds} ({what})"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("ways", nargs="*", help="rows to measure; all when none is given")
-    parser.add_argument("--n", type=int, default=48, help="pairs")
-    parser.add_argument("--quick", action="store_true", help="6 pairs")
+    parser.add_argument("--ways", nargs="+", metavar="WAY", help="rows to measure; all when none is given")
+    parser.add_argument("--n", type=int, default=24, help="pairs")
+    parser.add_argument("--quick", action="store_true", help="3 pairs in 12 steps")
     parser.add_argument("--seed", type=int, default=0, help="another lot of pairs")
     parser.add_argument("--out", type=Path, default=Path("output/editing"), help="where the CSV and the contact sheet go")
     args = parser.parse_args()
-    if unknown := set(args.ways) - WAYS.keys():
-        parser.error(f"no such row: {', '.join(sorted(unknown))}; there are {', '.join(WAYS)}")
-    chosen = args.ways or list(WAYS)
-    n = 6 if args.quick else args.n
+    folders = Folders(Path.cwd())
+    ways = {name: build for name, build in WAYS.items() if name != "InstructPix2Pix" or INSTRUCT in folders.list("diffusion_models")}
+    if unknown := set(args.ways or ()) - ways.keys():
+        parser.error(f"no such row: {', '.join(sorted(unknown))}; there are {', '.join(ways)}")
+    chosen = args.ways or [name for name in ways if not (args.quick and name in TRAINING)]
+    n, steps = (3, 12) if args.quick else (args.n, STEPS)
     judge, registry = Judge(), Registry.discover()
     rows = {name: Row() for name in chosen}
-    sheet: list[list[Tensor]] = []
-    with Engine(registry, folders=Folders(Path.cwd())) as engine:
+    cases: list[list[Tensor]] = []
+    blank = torch.ones(1, 128, 128, 3)
+    with Engine(registry, folders=folders) as engine:
         for i in range(n):
             seed = FIRST + 1_000_000 * args.seed + i
             pair = edit(seed, ATTRIBUTES[i % len(ATTRIBUTES)])
-            line = [x[None] for x in render([pair.before, pair.after])[0]]
+            shown = [x[None] for x in render([pair.before, pair.after])[0]]
             for name in chosen:
-                graph = Graph(registry)
-                handle = WAYS[name](Case(graph, pair, seed))
-                end = handle if hasattr(handle, "index") else handle.outputs[0]
-                engine.free(results=True)
-                before, most = memory()
-                with counted() as asked:
-                    began = time.perf_counter()
-                    result = engine.run(graph, wanted=[end.node])
-                    seconds = time.perf_counter() - began
-                if result.failures:
-                    sys.exit(f"{name}, pair {seed}: {result.failures[0].message}")
-                picture = result.value(end.node, end.index).pixels[..., :3].float().cpu()
-                rows[name].add(**measured(judge, pair, picture), nfe=asked[0], seconds=seconds, peak=most() - before)
-                line.append(picture)
-            sheet.append(line)
+                if i % TRAINING.get(name, 1):
+                    shown.append(blank)
+                    continue
+                picture, cost = run(engine, Case(Graph(registry), pair, seed, steps), name)
+                rows[name].add(i, **measured(judge, pair, picture), **cost)
+                shown.append(picture)
+            cases.append(shown)
             print(f"\r{i + 1} of {n} pairs", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
-    show(rows, n)
+    show(rows)
+    for claim in CLAIMS:
+        if claim.first in rows and claim.second in rows:
+            print(verdict(claim, rows[claim.first], rows[claim.second]))
     args.out.mkdir(parents=True, exist_ok=True)
-    with (args.out / "editing.csv").open("w", newline="") as file:
+    write(rows, args.out / "editing.csv")
+    contact_sheet(["before", "truth", *chosen], cases, args.out / "editing.png")
+    print(f"written: {args.out}/editing.csv, {args.out}/editing.png")
+
+
+def run(engine: Engine, case: Case, name: str) -> tuple[Tensor, dict[str, float]]:
+    """The picture that a way makes of a case, and what it cost. Exits with the message of a node that fails."""
+    handle = WAYS[name](case)
+    end = handle if hasattr(handle, "index") else handle.outputs[0]
+    engine.free(results=True)
+    before, most = memory()
+    with counted() as asked:
+        began = time.perf_counter()
+        result = engine.run(case.g, wanted=[end.node])
+        seconds = time.perf_counter() - began
+    if result.failures:
+        sys.exit(f"{name}, pair {case.seed}: {result.failures[0].message}")
+    picture = result.value(end.node, end.index).pixels[..., :3].float().cpu()
+    return picture, {"nfe": asked[0], "seconds": seconds, "peak": most() - before}
+
+
+def write(rows: dict[str, Row], path: Path) -> None:
+    """Means and half their 95 % interval as CSV."""
+    with path.open("w", newline="") as file:
         table = csv.writer(file)
         names = list(next(iter(rows.values())).values)
         table.writerow(["way", "n", *(f"{name}{end}" for name in names for end in ("", "_ci95"))])
         for name, row in rows.items():
-            table.writerow([name, n, *(f"{x:.5g}" for each in names for x in interval(row.values[each]))])
-    contact_sheet(sheet, args.out / "editing.png")
-    print(f"written: {args.out}/editing.csv, {args.out}/editing.png (a line a pair: source, truth, {', '.join(chosen)})")
+            table.writerow([name, len(row.pairs), *(f"{x:.5g}" for each in names for x in interval(row.values[each]))])
 
 
-def show(rows: dict[str, Row], n: int) -> None:
+def show(rows: dict[str, Row]) -> None:
     """The table, means with half their 95 % interval."""
     columns = {"structure": 1, "bg_psnr": 1, "bg_ssim": 1, "bg_mse": 2, "target": 0, "edit_error": 1, "nfe": 0, "seconds": 2, "peak": 0}
-    print(f"{'n = ' + str(n):24}" + "".join(f"{name:>15}" for name in columns))
+    print(f"{'way':30}{'n':>4}" + "".join(f"{name:>{WIDTH.get(name, 13)}}" for name in columns))
     for name, row in rows.items():
-        cells = []
+        cells = ""
         for column, digits in columns.items():
             middle, half = interval(row.values[column])
-            cells.append(f"{middle:.{digits}f}" + (f" ±{half:.{digits}f}" if column not in ("nfe", "seconds", "peak") else ""))
-        print(f"{name:24}" + "".join(f"{cell:>15}" for cell in cells))
+            cell = f"{middle:.{digits}f}" + (f" ±{half:.{digits}f}" if column not in WIDTH else "")
+            cells += f"{cell:>{WIDTH.get(column, 13)}}"
+        print(f"{name:30}{len(row.pairs):4}{cells}")
 
 
-def contact_sheet(lines: list[list[Tensor]], path: Path) -> None:
-    """All pictures, a line a pair."""
-    side, gap = 128, 4
-    sheet = Picture.new("RGB", ((side + gap) * len(lines[0]), (side + gap) * len(lines)), "white")
-    for y, line in enumerate(lines):
-        for x, pixels in enumerate(line):
-            sheet.paste(to_pil(pixels)[0].convert("RGB"), (x * (side + gap), y * (side + gap)))
+def contact_sheet(names: list[str], cases: list[list[Tensor]], path: Path) -> None:
+    """All pictures: a line for each way, with its name, a column for each pair."""
+    side, gap, left = 128, 4, 180
+    sheet = Picture.new("RGB", (left + (side + gap) * len(cases), (side + gap) * len(names)), "white")
+    pen = ImageDraw.Draw(sheet)
+    for y, name in enumerate(names):
+        pen.text((4, y * (side + gap) + side // 2 - 6), name, fill="black")
+        for x, pictures in enumerate(cases):
+            sheet.paste(to_pil(pictures[y])[0].convert("RGB"), (left + x * (side + gap), y * (side + gap)))
     sheet.save(path)
 
 

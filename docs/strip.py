@@ -9,7 +9,9 @@ GAP, SCALE = 8, 2
 
 def strip(pictures: list[Image.Image]) -> Image.Image:
     """Pictures of one height in a row, on white."""
-    large = [picture.convert("RGB").resize((SCALE * picture.width, SCALE * picture.height), Image.Resampling.NEAREST) for picture in pictures]
+    large = [
+        picture.convert("RGB").resize((SCALE * picture.width, SCALE * picture.height), Image.Resampling.NEAREST) for picture in pictures
+    ]
     row = Image.new("RGB", (sum(each.width + GAP for each in large) - GAP, large[0].height), "white")
     left = 0
     for each in large:

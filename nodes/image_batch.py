@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from graph_engine.context import Context
 
 
-class ImageBatch(Node, category="image/batch", title="Batch Images", aliases=("join", "combine")):
+class ImageBatch(Node, category="image/batch", title="Batch Images", aliases=("join", "combine"), deprecated=True):
     """Two batches one after the other, the second resized around its centre to the first."""
 
     image1: Image

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 Opened = TypeVar("Opened")
 ModelFolder = Annotated[str, File("diffusers"), Field(description="A folder in the diffusers layout.")]
-UNetFile = Annotated[str, File("diffusion_models"), Field(description="A file that has a U-Net.")]
+EMBEDDED_UNETS = {"toybox_instruct": "toybox:weights/instruct"}
+UNetFile = Annotated[
+    str, File("diffusion_models", embedded=tuple(EMBEDDED_UNETS.items())), Field(description="A file or folder that has a U-Net.")
+]
 TextFile = Annotated[str, File("text_encoders"), Field(description="A file that has a CLIP text encoder.")]
 TINY = "diffusion:family/tiny_vae.py"  # names that stand for code, whose weights lie elsewhere or which has none
 NAMED_VAES = {"taesd": TINY, "taesdxl": TINY, "taesd3": TINY, "taef1": TINY, "pixel_space": "diffusion:family/pixel_space.py"}
@@ -50,7 +53,7 @@ class CheckpointLoaderSimple(Node, category="loaders", title="Load Checkpoint", 
         return self.Out(*_opened("ckpt_name", lambda: open_checkpoint(path)))
 
 
-class CheckpointLoader(Node, category="loaders", title="Load Checkpoint With Config"):
+class CheckpointLoader(Node, category="loaders", title="Load Checkpoint With Config", deprecated=True):
     """As Load Checkpoint; the configuration is read off the weights, and only its name is kept, for saved graphs."""
 
     config_name: Annotated[str, Field(description="Not used: the weights tell.")]
@@ -91,7 +94,7 @@ class UNETLoader(Node, category="loaders", title="Load Diffusion Model", aliases
     ] = "default"
 
     def run(self, ctx: Context) -> Model:
-        path = ctx.path("diffusion_models", self.unet_name)
+        path = ctx.path("diffusion_models", self.unet_name, EMBEDDED_UNETS)
         dtype = None if self.weight_dtype == "default" else self.weight_dtype.removesuffix("_fast").replace("fp8", "float8")
         return _opened("unet_name", lambda: open_unet(path, dtype))
 

@@ -57,9 +57,7 @@ def assembled(encoder: Weights, decoder: Weights, *, dtype: torch.dtype, source:
         weights[f"decoder.layers.{int(match[1]) - CLAMP}.{match[2]}" if match else name] = tensor
     first = weights.get("encoder.layers.0.weight")
     if first is None or first.ndim != 4:
-        raise ValueError(
-            f"{source.name}: a tiny autoencoder's encoder is wanted (0.weight, 1.conv.0.weight, …); {len(encoder)} others found"
-        )
+        raise ValueError(f"{source.name}: a tiny autoencoder's encoder is wanted (0.weight, …); {len(encoder)} others found")
     widths = (first.shape[0],) * 4
     with torch.device("meta"):
         body: Module = AutoencoderTiny(encoder_block_out_channels=widths, decoder_block_out_channels=widths)

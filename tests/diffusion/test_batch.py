@@ -96,6 +96,16 @@ def test_an_area_gets_its_counterpart_in_the_other_branch():
     assert parts[3].entry.strength == 0.7
 
 
+def test_a_counterpart_keeps_the_control_of_the_area():
+    control = FeaturePatch()
+    here = conditioning.set_area(cond(seed=2, patches=(control,)), 8, 8, 0, 8)
+    negative = cond(seed=3)
+    counterpart = resolve(positive=here, negative=negative)[-1]
+    assert counterpart.branch == "negative"
+    assert counterpart.entry.patches == (control,)
+    assert counterpart.entry.embeds is negative.entries[0].embeds
+
+
 def test_no_counterpart_where_the_other_branch_has_that_area():
     a, b = (conditioning.set_area(cond(seed=s), 8, 8, 0, 8) for s in (1, 2))
     assert len(resolve(positive=a, negative=b)) == 2

@@ -16,6 +16,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection
 from diffusion.family import family
 from diffusion.family.text import clip_tokenizer
 from diffusion.files import ALLOW
+from diffusion.memory import TorchDevice
 from diffusion.values import Image, Latent, Mask, Size
 from graph_engine.context import Context
 from graph_engine.errors import NodeError
@@ -233,3 +234,14 @@ def test_instruct_pix2pix_sees_the_picture(ctx):
     seen = sampled(model, shown.positive, shown.negative, vae, ctx, shown.latent)
     unseen = sampled(model, positive, negative, vae, ctx, shown.latent)
     assert not torch.equal(seen, unseen)
+
+
+def test_models_that_take_turns_leave_the_account_as_it_was(home):
+    device = TorchDevice("cpu", budget=1)  # room for one network at a time, so each turn lets the other's go
+    ctx = Context.silent(device, Folders(home))
+    accounts = []
+    for name in ("sd15", "sdxl") * 3:
+        picture(CheckpointLoaderSimple(ckpt_name=f"{name}.safetensors").run(ctx), ctx)
+        accounts.append(sorted(device.residents()))
+    assert accounts[0] == accounts[2] == accounts[4] != accounts[1] == accounts[3] == accounts[5]
+    assert all(held for held in accounts)

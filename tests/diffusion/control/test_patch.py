@@ -125,3 +125,14 @@ def test_a_controlnet_of_another_kind_of_model_is_told(model, device, clip, x, c
         pytest.raises(ValueError, match="it reads text of width 32, the model's has 48"),
     ):
         net.state(control).residuals(call)
+
+
+def test_a_text_for_the_control_alone_changes_what_the_control_says_and_nothing_else(model, device, red, blue, controlnet, picture, x):
+    text = blue.entries[0].embeds
+    (steered,) = apply_all((red,), controlnet, Image(picture), 1.0)
+    told = denoise(model, device, Conditional(steered.map(control_embeds=text)), x)
+    assert not torch.allclose(told, denoise(model, device, Conditional(steered), x), atol=1e-4)
+    same = denoise(model, device, Conditional(steered.map(control_embeds=red.entries[0].embeds)), x)
+    assert torch.equal(same, denoise(model, device, Conditional(steered), x))
+    plain = denoise(model, device, Conditional(red), x)
+    assert torch.equal(denoise(model, device, Conditional(red.map(control_embeds=text)), x), plain)
