@@ -83,7 +83,7 @@ def added(unet: Module, told: Sequence[tuple[str, Cond]], rows: int, height: int
         pooled.append(repeat_to(entry.pooled, rows))
         row = _numbers(entry.size or Size(), branch, height * latent.factor, width * latent.factor, count)
         numbers.append(torch.tensor([row], dtype=torch.float32).expand(rows, -1))
-    return {"text_embeds": torch.cat(pooled).to(unet.dtype), "time_ids": torch.cat(numbers)}
+    return {"text_embeds": torch.cat(pooled).to(unet.conv_in.weight.dtype), "time_ids": torch.cat(numbers)}
 
 
 def _numbers(size: Size, branch: str, height: int, width: int, count: int) -> list[float]:

@@ -99,4 +99,4 @@ def predict(unet: Module, x: Tensor, t: Tensor, context: Tensor, residuals: Resi
 def working_bytes(unet: Module, rows: int, height: int, width: int) -> int:
     """About how much memory one evaluation needs beside the weights: some two dozen feature maps of the widest level at full size."""
     widest: int = max(unet.config.block_out_channels)
-    return 24 * rows * height * width * widest * int(unet.dtype.itemsize)
+    return 24 * rows * height * width * widest * int(unet.conv_in.weight.dtype.itemsize)  # unet.dtype would walk all modules

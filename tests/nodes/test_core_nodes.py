@@ -4,7 +4,7 @@ import pytest
 
 from graph_engine.registry import Registry
 
-NAMES = """
+TEXT = """
     CheckpointLoaderSimple CheckpointLoader unCLIPCheckpointLoader DiffusersLoader UNETLoader CLIPLoader DualCLIPLoader VAELoader
     LoraLoader LoraLoaderModelOnly LoraModelLoader ControlNetLoader DiffControlNetLoader CLIPVisionLoader GLIGENLoader
     UpscaleModelLoader LoadImage LoadImageMask LoadImageOutput LoadLatent CLIPTextEncode CLIPTextEncodeSDXL
@@ -25,7 +25,8 @@ NAMES = """
     ImageBlend ImageBlur ImageSharpen ImageQuantize ImageCompositeMasked Canny GetImageSize MaskToImage ImageToMask
     ImageColorToMask SolidMask InvertMask CropMask ThresholdMask MaskComposite FeatherMask GrowMask PorterDuffImageComposite
     SplitImageWithAlpha JoinImageWithAlpha MaskPreview PreviewAny
-""".split()
+"""
+NAMES = TEXT.split()
 
 
 @pytest.fixture(scope="module")
