@@ -56,9 +56,10 @@ class Hub:
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         if encoder_hidden_states is not None and attn.norm_cross:
             context = attn.norm_encoder_hidden_states(context)
-        q, k, v = (
-            _heads(project(x), attn.heads) for project, x in ((attn.to_q, hidden_states), (attn.to_k, context), (attn.to_v, context))
-        )
+        key = value = context
+        for patch in chain:
+            key, value = patch.contexts(site, key, value)
+        q, k, v = (_heads(project(x), attn.heads) for project, x in ((attn.to_q, hidden_states), (attn.to_k, key), (attn.to_v, value)))
         if attn.norm_q is not None:
             q = attn.norm_q(q)
         if attn.norm_k is not None:

@@ -108,7 +108,7 @@ class AttnCall:
     step: Moment
     scale: float
     hidden: Tensor  # [rows, queries, width]: what q was projected from
-    context: Tensor  # [rows, keys, width]: what k and v were projected from
+    context: Tensor  # [rows, keys, width]: what k and v were projected from, before patches changed it
     bias: Tensor | None = None  # broadcasts to [rows, heads, queries, keys], in units of the scaled logits
     edits: tuple[Callable[[Tensor], Tensor], ...] = ()
 

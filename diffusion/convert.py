@@ -1,4 +1,4 @@
-"""Convert a pickled file (checkpoint, VAE, LoRA, ControlNet, learned word, …) to safetensors.
+"""Convert a pickled file (checkpoint, VAE, LoRA, ControlNet, learned word, hypernetwork, …) to safetensors.
 
 python -m diffusion.convert model.ckpt [model.safetensors]
 """
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from diffusion.embedding import vectors
 from diffusion.files import load_weights, named_tensors
+from diffusion.hypernetwork import flattened
 
 
 def convert(source: Path, target: Path | None = None) -> Path:
@@ -24,8 +25,9 @@ def convert(source: Path, target: Path | None = None) -> Path:
     if target.exists():
         raise FileExistsError(f"{target} exists")
     content = load_weights(source)
-    tensors = learned_word(content) or named_tensors(source, content)
-    save_file({name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}, target)
+    networks, settings = flattened(content)
+    tensors = networks or learned_word(content) or named_tensors(source, content)
+    save_file({name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}, target, settings or None)
     return target
 
 

@@ -94,6 +94,10 @@ class AttentionPatch(Patch):
         """Whether this patch wants to see the calls of a site."""
         return True
 
+    def contexts(self, site: Site, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """What keys and values are projected from, [rows, keys, width] each, before the call is made; earlier patches speak first."""
+        return key, value
+
     def __call__(self, call: AttnCall, next: Attend) -> Tensor:
         """The attention output [rows, heads, queries, d] for a call; `next` computes it."""
         raise NotImplementedError

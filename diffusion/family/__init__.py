@@ -20,6 +20,7 @@ PARTS = (  # those of a part that comes alone
     "controlnet",
     "ip_adapter",
     "pixel_space",
+    "style_model",
     "tiny_vae",
     "upscaler",
     "vision",

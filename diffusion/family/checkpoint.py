@@ -24,6 +24,7 @@ _OTHERS: tuple[tuple[tuple[str, ...], str], ...] = (
     (("ip_adapter.", "image_proj."), "an IP-Adapter"),
     (("adapter.body.", "body.0.resnets", "body.0.in_conv"), "a T2I-Adapter"),
     (("emb_params", "string_to_param", "clip_l", "clip_g"), "a textual-inversion embedding"),
+    (("style_embedding", "transformer_layes."), "a T2I style model"),
     (("vision_model.", "visual.transformer."), "a CLIP vision model"),
     (("encoder.block.", "shared.weight"), "a T5 text encoder"),
 )

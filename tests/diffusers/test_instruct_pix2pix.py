@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 
 import pytest
 import torch
 from diffusers import EulerDiscreteScheduler, StableDiffusionInstructPix2PixPipeline, UNet2DConditionModel
 
-from diffusion.guidance import CFG
+from diffusion.guidance import CFG, Conditional
 from diffusion.loading import open_checkpoint, open_unet
+from diffusion.patch import StepPatch
 from diffusion.sample import sample
 from diffusion.spacing import sigmas_for
 from diffusion.values import Guider, Image, Latent, Noise, Sampler, Sigmas
@@ -50,7 +50,7 @@ def theirs(pipeline, parts, wide, picture, x_t):
 
 
 def sampled(model, guidance, x_t, device):
-    """From x_t at their first level; where they scale noise by it, a start of ours would by √(1 + σ²), the wider by 1 in 500 here."""
+    """From x_t scaled by the first level as theirs; a start of ours from noise would scale by √(1 + σ²)."""
     sigmas = sigmas_for(model.process.table(), "normal", STEPS)
     start = Latent(x_t * sigmas[0] / 0.18215)
     return sample(Guider(model, guidance), Noise(None), Sampler.of("euler"), Sigmas(sigmas), start, device)[0].x * 0.18215
@@ -69,6 +69,19 @@ def test_the_picture_is_theirs(ctx, wide, clip, vae, red, empty, picture, theirs
     assert not torch.allclose(one_scale, theirs, atol=1e-2)
 
 
-def test_a_start_of_ours_is_wider_by_the_picture_it_covers(model):
-    sigma = model.process.table().sigma_max
-    assert math.sqrt(1 + sigma**2) / sigma == pytest.approx(1 + 1 / 500, abs=1e-3)
+def test_a_start_of_ours_is_wider_by_one_in_430(model, x_t, device, red):
+    sigmas = sigmas_for(model.process.table(), "normal", STEPS)
+    seen = []
+
+    def stop(i, n, x0):
+        raise StopIteration
+
+    class Start(StepPatch):
+        def before(self, x, step):
+            seen.append(x)
+            return x
+
+    guider = Guider(model.patched(Start()), Conditional(red))
+    with pytest.raises(StopIteration):
+        sample(guider, Noise(1), Sampler.of("euler"), Sigmas(sigmas), Latent(torch.zeros_like(x_t)), device, on_step=stop)
+    torch.testing.assert_close(seen[0], x_t * sigmas[0] * (1 + 1 / 430), atol=1e-3, rtol=0)  # x_t is the noise of seed 1

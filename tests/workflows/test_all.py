@@ -53,7 +53,7 @@ def device() -> TorchDevice:
 
 def small(workflow: Workflow) -> Workflow:
     """The workflow in few steps, and on the small model unless it has networks that fit the toybox alone."""
-    tied = any(entry.class_type == "ControlNetLoader" for entry in workflow.nodes.values())
+    tied = any(entry.class_type in ("ControlNetLoader", "UNETLoader") for entry in workflow.nodes.values())
     for id, entry in workflow.nodes.items():
         for name, value in entry.inputs.items():
             if name in FEW and not isinstance(value, Link):
