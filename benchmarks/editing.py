@@ -10,8 +10,9 @@ edit error    1,000 x the mean squared difference to the true result, where some
 NFE           rows that the network was asked about; seconds; peak: memory beyond what was in use before
 
 Each with its 95 % interval (normal for means). "source" is the unedited picture, "regenerate" the target prompt on the source's noise seed.
-Last, what the papers say about ranks, as paired differences. The ways and their settings are in `editing_ways.py`; Imagic trains, so it sees
-every fourth pair and has no row in a quick run. InstructPix2Pix has one where its model is installed. Pairs for tuning are those of --seed 1.
+Last, what the papers say about ranks, as paired differences. The ways and their settings are in `editing_ways.py`; Imagic trains, so it
+sees every fourth pair and has no row in a quick run. InstructPix2Pix has one where its model is installed. Pairs for tuning are those of
+--seed 1.
 """
 
 from __future__ import annotations

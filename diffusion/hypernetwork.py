@@ -86,7 +86,7 @@ class Hypernetwork(AttentionPatch):
 
     def begin(self, run: Run) -> Any:
         """The networks on the device, and which sites have their width. Raises ValueError where none has."""
-        widths = {site.index: run.net.unet.get_submodule(site.name).to_k.in_features for site in run.sites}
+        widths = {site.index: int(run.net.unet.get_parameter(f"{site.name}.to_k.weight").shape[1]) for site in run.sites}
         if not self.networks.keys() & set(widths.values()):
             has, wanted = (", ".join(map(str, sorted(set(each)))) for each in (self.networks, widths.values()))
             raise ValueError(f"hypernetwork: it has widths {has}, this model's attention {wanted}; use one made for this kind of model")
@@ -125,6 +125,7 @@ def read_hypernetwork(path: Path) -> Networks:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: a hypernetwork is wanted, nothing found")
+    settings: Mapping[str, str]
     if path.suffix.lower() in PICKLES:
         check_allowed(path)
         tensors, settings = flattened(load_weights(path))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 from pydantic import Field
 from torch import Tensor
@@ -58,15 +58,15 @@ def opened(file: Path) -> Trajectory:
 
 
 class SaveTrajectory(Node, category="editing/inversion", title="Save Trajectory", output=True, aliases=("store inversion",)):
-    """Write a trajectory, with what was stored along it, as a numbered safetensors file `.trajectory` into the output folder."""
+    """Write a trajectory, with what was stored along it, as a numbered safetensors file `.trajectory` into the output folder.
+
+    What it hands on is read from that file.
+    """
 
     trajectory: Trajectory
     filename_prefix: FilenamePrefix = "trajectories/latentgraph"
 
-    class Out(NamedTuple):
-        trajectory: Annotated[Trajectory, Field(description="As the file has it, read again.")]
-
-    def run(self, ctx: Context) -> Out:
+    def run(self, ctx: Context) -> Trajectory:
         tensors, notes = as_file(self.trajectory)
         if ctx.workflow:
             notes["prompt"] = json.dumps(ctx.workflow)
@@ -75,7 +75,7 @@ class SaveTrajectory(Node, category="editing/inversion", title="Save Trajectory"
             write_tensors(file, tensors, notes)
 
         saved = ctx.save(self.filename_prefix, ".trajectory", write, media="application/octet-stream")
-        return self.Out(opened(Path(saved.path)))
+        return opened(Path(saved.path))
 
 
 class LoadTrajectory(Node, category="editing/inversion", title="Load Trajectory", aliases=("open inversion",)):

@@ -103,7 +103,7 @@ def test_what_cannot_be_is_refused(invert):
         invert(cfg=3.0)
     with pytest.raises(ValueError, match="4 channels are wanted by this model, 16 given"):
         invert(samples=Latent(torch.zeros(1, 16, 8, 8)))
-    with pytest.raises(ValueError, match="a sd latent is wanted|latent is wanted by this model, flux given"):
+    with pytest.raises(ValueError, match=r"a sd latent is wanted|latent is wanted by this model, flux given"):
         invert(samples=Latent(torch.zeros(1, 4, 8, 8), format="flux"))
     for bad in ({"cfg": -1.0}, {"damping": 1.0}, {"iterations": -1}, {"steps": 0}):
         with pytest.raises(ValidationError):

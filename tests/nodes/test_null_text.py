@@ -8,15 +8,15 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from diffusion.guidance import CFG
 from diffusion.pair import stacked
 from diffusion.patch import GuidancePatch
 from diffusion.process import Process
+from diffusion.sample import sample
 from diffusion.schedule import Schedule
+from diffusion.text import encode
 from diffusion.trajectory import distances
 from diffusion.values import Conditioning, Guider, Latent, Noise, Sampler, Sigmas
-from diffusion.guidance import CFG
-from diffusion.sample import sample
-from diffusion.text import encode
 from graph_engine.errors import NodeError
 from nodes.ddim_inversion import DDIMInversion
 from nodes.null_text import NullTextInversion, good_enough, learning_rate

@@ -77,7 +77,7 @@ def test_what_was_stored_comes_back_bit_for_bit_and_is_replayed_alike(stored, in
 
 def test_saving_hands_on_what_the_file_has(inverted, ctx):
     path = inverted("ddim")
-    again = SaveTrajectory(trajectory=path).run(ctx).trajectory
+    again = SaveTrajectory(trajectory=path).run(ctx)
     assert again is not path
     assert torch.equal(again.latents, path.latents)
 
@@ -142,7 +142,7 @@ def test_another_file_is_refused(stored, inverted, ctx, how, message):
 
 
 def test_a_missing_file_and_one_outside_are_refused(ctx):
-    with pytest.raises(NodeError, match="there is no 'none.trajectory' in"):
+    with pytest.raises(NodeError, match=r"there is no 'none.trajectory' in"):
         LoadTrajectory(trajectory="none.trajectory").run(ctx)
     with pytest.raises(NodeError, match="is not the name of a file"):
         LoadTrajectory(trajectory="../it.trajectory").run(ctx)

@@ -1,4 +1,4 @@
-"""Replays of stored paths, and what all inversions have in common: they report their steps, stop when asked, and leave the model as it was."""
+"""Replays of stored paths, and what all inversions share: they report steps, stop when asked, and leave the model as it was."""
 
 from __future__ import annotations
 
@@ -50,9 +50,7 @@ def replay(ctx, model, red, path):
 def test_without_stored_noises_it_is_ddim_over_the_paths_levels(replay, path, model, red, blue, device, scale):
     out = replay(negative=blue, cfg=scale)
     start = Latent(path.latents[-1] / 0.18215)
-    plain = sample(
-        Guider(model, CFG(red, blue, scale)), Noise(None), Sampler.of("ddim"), Sigmas(path.sigmas.flip(0)), start, device
-    )[0]
+    plain = sample(Guider(model, CFG(red, blue, scale)), Noise(None), Sampler.of("ddim"), Sigmas(path.sigmas.flip(0)), start, device)[0]
     torch.testing.assert_close(out.latent.x, plain.x, atol=1e-4, rtol=1e-4)
     assert torch.equal(out.trajectory.sigmas, path.sigmas)
     assert torch.equal(out.trajectory.latents[-1], path.latents[-1])
