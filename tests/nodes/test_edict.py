@@ -108,14 +108,20 @@ def test_evaluations_are_two_a_step_and_branch(invert, decode):
 
 
 def test_beside_an_edit_the_source_comes_back_by_itself(invert, decode, ctx, model, red, blue, latent):
-    """Prompt-to-Prompt needs no trajectory here: the coupled source row leads to the picture."""
-    path = invert(samples=Latent(latent.x[:1])).trajectory
-    both = stacked(red, blue)
+    """Prompt-to-Prompt needs no trajectory here: the coupled source row leads to the picture.
+
+    To the rounding of the network, which depends on how many rows it is asked for at once: nearly nothing where as many went up.
+    """
+    picture, both = latent.x[:1], stacked(red, blue)
     p2p = PromptToPrompt(model=model, alignment=AlignPrompts(positive=both, mode="replace").run(ctx)).run(ctx)
-    free, edited = (decode(path, model=m, positive=both).latent.x for m in (model, p2p))
-    for rows in (free, edited):
-        torch.testing.assert_close(rows[:1], latent.x[:1], atol=1e-3, rtol=1e-3)
-    assert (free[1] - edited[1]).abs().max() > 1e-3
+    alone = invert(samples=Latent(picture)).trajectory
+    beside = invert(samples=Latent(picture.repeat(2, 1, 1, 1)), positive=stacked(red, red)).trajectory
+    for path, rounding in ((alone, 5e-2), (beside, 1e-3)):
+        free, edited = (decode(path, model=m, positive=both).latent.x for m in (model, p2p))
+        for rows in (free, edited):
+            torch.testing.assert_close(rows[:1], picture, atol=rounding, rtol=rounding)
+        assert (free[1] - picture[0]).abs().max() > 10 * rounding
+        assert (free[1] - edited[1]).abs().max() > 1e-3
 
 
 def test_what_cannot_be_is_refused(invert, decode, ctx, model, red, latent):
