@@ -125,14 +125,14 @@ def unscaled(x: Tensor, latent: Latent, form: LatentFormat) -> Latent:
     return replace(latent, x=x / form.scale, format=form.name)
 
 
-def check(latent: Latent, form: LatentFormat) -> None:
-    """Raise ValueError for a latent that a model of this format cannot take."""
+def check(latent: Latent, form: LatentFormat, name: str = "latent") -> None:
+    """Raise ValueError for a latent that a model of this format cannot take; `name` is the input that it came in by."""
     if latent.format is not None and latent.format != form.name:
-        raise ValueError(f"latent: a {form.name} latent is wanted by this model, {latent.format} given; encode with the model's own VAE")
+        raise ValueError(f"{name}: a {form.name} latent is wanted by this model, {latent.format} given; encode with the model's own VAE")
     if latent.x.shape[1] != form.channels:
-        raise ValueError(f"latent: {form.channels} channels are wanted by this model, {latent.x.shape[1]} given")
+        raise ValueError(f"{name}: {form.channels} channels are wanted by this model, {latent.x.shape[1]} given")
     if math.prod(latent.x.shape) == 0:
-        raise ValueError(f"latent: at least one cell is wanted, shape {tuple(latent.x.shape)} given")
+        raise ValueError(f"{name}: at least one cell is wanted, shape {tuple(latent.x.shape)} given")
 
 
 def fit_mask(mask: Tensor, like: Tensor) -> Tensor:
