@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent))  # driving
+
 ROOT = Path(__file__).parents[2]
 SCREENSHOTS = Path(__file__).parent / "screenshots"
 SIZE = {"width": 1440, "height": 900}
@@ -163,6 +165,17 @@ def opened(chromium: Any) -> Iterator[Callable[..., tuple[Any, Watch]]]:
     for context, _ in watches:
         context.close()
     assert not problems
+
+
+@pytest.fixture
+def editor(server: Server, opened: Callable[..., tuple[Any, Watch]]) -> tuple[Any, Watch]:
+    """The page of somebody who was here before, on an empty graph."""
+    from driving import LISTEN, QUIET, blank
+
+    page, watch = opened(server.url, settings=QUIET)
+    blank(page)
+    page.evaluate(LISTEN)
+    return page, watch
 
 
 @pytest.fixture
