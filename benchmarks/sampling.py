@@ -69,6 +69,7 @@ class Setting:
 
     name: str
     home: Path
+    compile: bool = False  # the denoiser, by torch.compile
 
     @property
     def folder(self) -> Path:
@@ -163,6 +164,8 @@ def ours(engine: Engine, s: Setting, task: str) -> Call:
         model = loaded.model
         if task == "LoRA":
             model = g.LoraLoaderModelOnly(model=model, lora_name=s.lora.name, strength_model=1.0)
+        if s.compile:
+            model = g.TorchCompileModel(model=model)
         positive, negative = (g.CLIPTextEncode(text=text, clip=loaded.clip) for text in (PROMPT, ""))
         picture = g.EmptyImage(width=s.side, height=s.side, batch_size=1, color=0x808080)
         if task == "ControlNet":
@@ -200,6 +203,8 @@ def theirs(s: Setting, task: str) -> Call:
     pipe.scheduler = EulerDiscreteScheduler.from_config(pipe.scheduler.config, timestep_spacing="linspace")
     if task == "LoRA":
         pipe.load_lora_weights(s.lora.parent, weight_name=s.lora.name)
+    if s.compile:
+        pipe.unet.compile(dynamic=False)
     picture = torch.full((1, 3, s.side, s.side), 0.5)
 
     @torch.no_grad()
@@ -339,6 +344,7 @@ def told(s: Setting, task: str, steps: int) -> None:
             task,
             "--steps",
             str(steps),
+            *(["--compile"] if s.compile else []),
         ]
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True, text=True)
         found.append(json.loads(done.stdout.splitlines()[-1]))
@@ -380,6 +386,7 @@ def main() -> None:
     parser.add_argument("--tasks", default=",".join(TASKS))
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--compile", action="store_true", help="both denoisers by torch.compile")
     parser.add_argument("--alone", choices=["ours", "theirs"], help=argparse.SUPPRESS)
     parser.add_argument("--home", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -387,7 +394,7 @@ def main() -> None:
     diffusers.utils.logging.disable_progress_bar()
     tasks = args.tasks.split(",")
     if args.alone:
-        print(json.dumps(alone(Setting(args.sizes, args.home), args.alone, args.tasks, args.steps)))
+        print(json.dumps(alone(Setting(args.sizes, args.home, args.compile), args.alone, args.tasks, args.steps)))
         return
     rounds, names = (3, ["toybox"]) if args.quick else (args.rounds, args.sizes.split(","))
     if importlib.util.find_spec("peft") is None and "LoRA" in tasks:
@@ -399,7 +406,7 @@ def main() -> None:
     inside.watch(Net, "see")
     inside.watch(Net, "steer")
     with tempfile.TemporaryDirectory() as folder:
-        settings = [Setting(name, Path(folder)) for name in names]
+        settings = [Setting(name, Path(folder), args.compile) for name in names]
         twin = Setting("twin", Path(folder))
         for s in (*settings, twin):
             build(s)

@@ -7,12 +7,13 @@ compose as middleware: a later patch wraps an earlier one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffusion.call import AttnCall, Block, BlockCall, GuideCall, Moment, NetCall, Residuals, Rows, Site, copy_rows
 
@@ -33,6 +34,7 @@ __all__ = [
     "FeaturePatch",
     "GuidancePatch",
     "GuideCall",
+    "ModulePatch",
     "Moment",
     "NetCall",
     "Patch",
@@ -73,6 +75,16 @@ class Patch:
     def begin(self, run: Run) -> Any:
         """The object that speaks at the seams during one session: this patch itself when it needs no state."""
         return self
+
+
+class ModulePatch(Patch):
+    """Changes how the network's modules run, not what they compute: compilation. It comes before all seams, wherever it stands."""
+
+    __slots__ = ()
+
+    def installed(self, modules: Sequence[nn.Module]) -> AbstractContextManager[None]:
+        """Modules in which no other patch has a say, run another way until the session ends."""
+        raise NotImplementedError
 
 
 class WeightPatch(Patch):

@@ -29,6 +29,7 @@ from diffusion.patch import (
     FeaturePatch,
     GuidancePatch,
     GuideCall,
+    ModulePatch,
     Moment,
     NetCall,
     Patch,
@@ -103,6 +104,9 @@ class Net:
         self._rows, self._moment = Rows((), 0), Moment(-1, 0, 0.0, 0)
         self._active: tuple[Any, ...] = ()
         self._sizes: Mapping[int, tuple[int, int]] = {}
+        for patch in model.patches:  # before any block is tapped
+            if isinstance(patch, ModulePatch):
+                stack.enter_context(patch.installed(which.plain(unet)))
         for site, module in self._sites:
             stack.callback(setattr, module, "processor", module.processor)
             module.processor = Hub(partial(self._at_site, site))  # type: ignore[assignment]

@@ -54,6 +54,9 @@ class Family(Protocol):
     def blocks(self, unet: nn.Module) -> Sequence[tuple[Block, nn.Module]]:
         """The tappable blocks in order of execution."""
 
+    def plain(self, unet: nn.Module) -> Sequence[nn.Module]:
+        """The modules in which no patch but those of blocks has a say: what may be compiled."""
+
     def sizes(self, unet: nn.Module, height: int, width: int) -> Mapping[int, tuple[int, int]]:
         """Height and width of the features by their scale, for a latent of this size."""
 

@@ -17,11 +17,25 @@ from torch import Tensor, nn
 from diffusion.family import LatentFormat
 from diffusion.family.autoencoder import decode, encode
 from diffusion.family.parts import find_text, load_tower, load_tower_folder, load_unet, load_vae
-from diffusion.family.unet import blocks, inputs, predict, sites, sizes, working_bytes
+from diffusion.family.unet import blocks, inputs, plain, predict, sites, sizes, working_bytes
 from diffusion.files import open_tensors
 from diffusion.values import WeightsRef
 
-__all__ = ["added", "blocks", "decode", "encode", "inputs", "latent", "load", "mismatch", "predict", "sites", "sizes", "working_bytes"]
+__all__ = [
+    "added",
+    "blocks",
+    "decode",
+    "encode",
+    "inputs",
+    "latent",
+    "load",
+    "mismatch",
+    "plain",
+    "predict",
+    "sites",
+    "sizes",
+    "working_bytes",
+]
 
 Module = Any  # diffusers declares no types
 

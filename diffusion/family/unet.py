@@ -68,6 +68,13 @@ def sizes(unet: Module, height: int, width: int) -> dict[int, tuple[int, int]]:
     return {2**i: (-(-height // 2**i), -(-width // 2**i)) for i in range(len(unet.down_blocks))}
 
 
+def plain(unet: Module) -> list[nn.Module]:
+    """The modules without attention inside, which compute by themselves: resnets, samplers, the transformers' feed-forward networks."""
+    alone = [module for block, module in blocks(unet) if block.kind in ("resnet", "sampler")]
+    owners = [unet.get_submodule(site.name.rpartition(".")[0]) for site, _ in sites(unet) if not site.cross]
+    return alone + [layer.ff for layer in owners]
+
+
 # -- running --
 
 

@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+import toybox
+from diffusion.loading import open_checkpoint
 from diffusion.memory import open_device
 from graph_engine import Engine, Graph, Registry
 
@@ -14,17 +16,18 @@ def registry():
     return Registry.discover()
 
 
-def picture(registry, *, seed=1, width=128):
+def picture(registry, *, seed=1, width=128, compiled=False):
     g = Graph(registry)
-    toybox = g.CheckpointLoaderSimple(ckpt_name="toybox")
-    text = g.CLIPTextEncode(clip=toybox.clip, text="a large red star on the left on a blue plain background")
-    nothing = g.CLIPTextEncode(clip=toybox.clip, text="")
+    loaded = g.CheckpointLoaderSimple(ckpt_name="toybox")
+    text = g.CLIPTextEncode(clip=loaded.clip, text="a large red star on the left on a blue plain background")
+    nothing = g.CLIPTextEncode(clip=loaded.clip, text="")
     canvas = g.EmptyLatentImage(width=width, height=width)
+    model = g.TorchCompileModel(model=loaded.model) if compiled else loaded.model
     latent = g.KSampler(
-        model=toybox.model, positive=text, negative=nothing, latent_image=canvas,
+        model=model, positive=text, negative=nothing, latent_image=canvas,
         seed=seed, steps=10, cfg=3.0, sampler_name="euler", scheduler="normal", denoise=1.0,
     )  # fmt: skip
-    g.VAEDecode(samples=latent, vae=toybox.vae, _id="picture")
+    g.VAEDecode(samples=latent, vae=loaded.vae, _id="picture")
     return g
 
 
@@ -44,6 +47,15 @@ def test_the_same_seed_gives_the_same_picture_as_on_the_cpu(registry):
 def test_the_same_run_twice_on_the_card_is_bit_equal(registry):
     with Engine(registry, device="cuda", cache_bytes=0) as card:
         assert torch.equal(pixels(card, picture(registry)), pixels(card, picture(registry)))
+
+
+def test_convolutions_have_their_channels_last_and_compiled_ones_agree(registry):
+    with Engine(registry, device=open_device("cuda")) as card:
+        plain = pixels(card, picture(registry))
+        model = open_checkpoint(toybox.WEIGHTS)[0]
+        with card.device.weights(model.weights) as unet:
+            assert unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
+        assert (pixels(card, picture(registry, compiled=True)) - plain).abs().mean() < 0.02
 
 
 def test_memory_returns_to_where_it_was(registry):
