@@ -7,7 +7,9 @@ structure     1,000 x the mean squared difference of the cosine self-similaritie
 bg PSNR ...   to the source, where nothing is to change
 target        how probable the probe finds the wanted value in the picture (for objects: of the object that fits best)
 edit error    1,000 x the mean squared difference to the true result, where something is to change
-NFE           rows that the network was asked about; seconds; peak: memory beyond what was in use before
+NFE           rows that the network was asked about
+seconds       on the wall; of the processor's time on one thread of a CPU, so that other programs do not count
+peak          megabytes of memory beyond what was in use before
 
 Each with its 95 % interval (normal for means). "source" is the unedited picture, "regenerate" the target prompt on the source's noise seed.
 Last, what the papers say about ranks, as paired differences. The ways and their settings are in `editing_ways.py`; Imagic trains, so it
@@ -45,6 +47,7 @@ from toybox.scenes import render
 
 FIRST = 30_000_000  # seeds of scenes that nothing was trained on
 ATTRIBUTES = ("color", "shape", "background_color")
+CLOCK = time.perf_counter if torch.cuda.is_available() or torch.get_num_threads() > 1 else time.process_time
 WIDTH = {"nfe": 7, "seconds": 9, "peak": 7}  # columns without an interval
 TRAINING = {"Imagic": 4}  # ways that train see every so manyth pair, and none in a quick run
 
@@ -249,9 +252,9 @@ def run(engine: Engine, case: Case, name: str) -> tuple[Tensor, dict[str, float]
     engine.free(results=True)
     before, most = memory()
     with counted() as asked:
-        began = time.perf_counter()
+        began = CLOCK()
         result = engine.run(case.g, wanted=[end.node])
-        seconds = time.perf_counter() - began
+        seconds = CLOCK() - began
     if result.failures:
         sys.exit(f"{name}, pair {case.seed}: {result.failures[0].message}")
     picture = result.value(end.node, end.index).pixels[..., :3].float().cpu()

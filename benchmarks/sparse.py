@@ -39,6 +39,9 @@ from diffusion.values import VAE, Cond, Conditioning, Guider, Latent, Model, Noi
 AREAS = (0.01, 0.05, 0.15, 0.40)
 MAKER = Path(__file__).parents[1] / "tests" / "tools" / "make_checkpoint.py"
 QUICK_WIDTHS = (128, 256, 256, 256)
+RUN = 20  # steps of an edit, for which the sums are told
+
+Pairs = list[tuple[float, float]]  # seconds, dense and sparse, of each round
 
 
 def maker() -> ModuleType:
@@ -93,16 +96,19 @@ def timed(run: Callable[[], Any], device: TorchDevice) -> tuple[float, Any]:
     return clock() - start, out
 
 
-def row(name: str, dense: list[float], sparse: list[float], plan: Plan, side: int, note: str) -> str:
+def row(name: str, seconds: Pairs, region: str, note: str) -> str:
     """A line of the table."""
-    ratios = [d / s for d, s in zip(dense, sparse, strict=True)]
+    ratios = [d / s for d, s in seconds]
+    dense, sparse = (statistics.median(side) for side in zip(*seconds, strict=True))
+    spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
+    return f"{name:24} {region:>19} {dense:9.3f} {sparse:9.3f} {statistics.median(ratios):6.2f}× ({spread})  {note}"
+
+
+def covered(plan: Plan, side: int) -> str:
+    """What a plan computes of a latent, and which share of it that is."""
     region = plan.region((side, side))
     kind = "dense" if plan.dense else f"{len(region)} × {region.height}×{region.width}"
-    spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
-    return (
-        f"{name:24} {kind:>12} {region.share:6.1%} {statistics.median(dense):9.3f} {statistics.median(sparse):9.3f} "
-        f"{statistics.median(ratios):6.2f}× ({spread})  {note}"
-    )
+    return f"{kind} {region.share:6.1%}"
 
 
 class Bench:
@@ -145,41 +151,40 @@ class Bench:
         mask = square(self.side, area, scattered)
         return mask, torch.where(mask, self.stroke, self.x)
 
-    def unet(self, cache: ActivationCache, area: float, mode: str, scattered: bool) -> None:
+    def unet(self, cache: ActivationCache, area: float, mode: str, scattered: bool) -> Pairs:
         """One line: sampling."""
         mask, x = self.edited(area, scattered)
         plan = Plan(mask, mode, dense_above=self.given.dense_above)  # type: ignore[arg-type]
         sparse_model = replace(self.model, patches=(Sparse(cache, plan),))
-        dense, sparse, worst = [], [], 0.0
+        seconds, worst = Pairs(), 0.0
         for _ in range(self.given.rounds):
             d, want = timed(lambda: self.run(self.model, x), self.device)
             s, got = timed(lambda: self.run(sparse_model, x), self.device)
-            dense.append(d)
-            sparse.append(s)
+            seconds.append((d, s))
             peak = (want.amax() - want.amin()).item()
             worst = max(worst, ((got - want) / peak).double().square().mean().item())
         done, whole = plan.work(cache.frames[0])
         name = f"{area:.0%} {'scattered' if scattered else 'compact'}, {mode}"
-        print(row(name, dense, sparse, plan, self.side, f"work 1/{whole / done:.1f}, {decibels(worst):.1f} dB"), flush=True)
+        print(row(name, seconds, covered(plan, self.side), f"work 1/{whole / done:.1f}, {decibels(worst):.1f} dB"), flush=True)
+        return seconds
 
-    def decoder(self, area: float) -> None:
+    def decoder(self, area: float) -> Pairs:
         """One line: decoding."""
         _, x = self.edited(area, False)
         _, cache = sparse_vae.record(self.vae, Latent(self.x), self.device, self.given.budget << 20)
         plan = Plan(sparse_vae.changed(cache, Latent(x), 0.0, self.given.dilate), grow=0, dense_above=self.given.dense_above)
-        dense, sparse, worst = [], [], 0.0
+        seconds, worst = Pairs(), 0.0
         for _ in range(self.given.rounds):
             d, want = timed(lambda: decode(self.vae, Latent(x), self.device), self.device)
             s, got = timed(lambda: sparse_vae.decode(self.vae, Latent(x), cache, plan, self.device), self.device)
-            dense.append(d)
-            sparse.append(s)
+            seconds.append((d, s))
             worst = max(worst, (got.pixels - want.pixels).double().square().mean().item())
-        print(row(f"VAE, {area:.0%} compact", dense, sparse, plan, self.side, f"{decibels(worst):.1f} dB"), flush=True)
+        print(row(f"VAE, {area:.0%} compact", seconds, covered(plan, self.side), f"{decibels(worst):.1f} dB"), flush=True)
+        return seconds
 
 
-def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def options(parser: argparse.ArgumentParser) -> None:
+    """What can be set."""
     parser.add_argument("--quick", action="store_true", help="narrower networks, 32 × 32 cells")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--side", type=int, help="latent cells a side (default 64, quick 32)")
@@ -189,25 +194,44 @@ def main() -> None:
     parser.add_argument("--half", action="store_true", help="keep activations in half precision")
     parser.add_argument("--dense-above", type=float, default=0.6)
     parser.add_argument("--dilate", type=int, default=3, help="cells, for decoding")
-    parser.add_argument("--only", choices=["unet", "scattered", "vae"])
     parser.add_argument("--areas", type=float, nargs="*", default=AREAS)
-    given = parser.parse_args()
+
+
+def measure(given: argparse.Namespace, only: str | None = None) -> None:
+    """Print the table, or one part of it: "unet", "scattered" or "vae"."""
     given.side = given.side or (32 if given.quick else 64)
+    sampled, decoded = dict[float, Pairs](), dict[float, Pairs]()
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(given, Path(folder))
         print(
-            f"{bench.device.name}, {torch.get_num_threads()} threads, {given.side} × {given.side} cells, medians of {given.rounds} rounds"
+            f"{bench.device.name}, {torch.get_num_threads()} threads, {given.side} × {given.side} cells, {given.steps} steps, "
+            f"medians of {given.rounds} rounds"
         )
-        print(f"{'edit':24} {'region':>12} {'share':>6} {'dense s':>9} {'sparse s':>9}  ratio")
-        if given.only != "vae":
+        print(f"{'edit':24} {'region and share':>19} {'dense s':>9} {'sparse s':>9}  ratio")
+        if only != "vae":
             cache = bench.record()
             for scattered in (False, True):
-                if given.only in (None, "scattered" if scattered else "unet"):
+                if only in (None, "scattered" if scattered else "unet"):
                     for area in given.areas:
-                        bench.unet(cache, area, "auto" if scattered else "window", scattered)
-        if given.only in (None, "vae"):
+                        seconds = bench.unet(cache, area, "auto" if scattered else "window", scattered)
+                        if not scattered:
+                            sampled[area] = seconds
+        if only in (None, "vae"):
             for area in given.areas:
-                bench.decoder(area)
+                decoded[area] = bench.decoder(area)
+    for area in sorted(sampled.keys() & decoded.keys()):
+        times = RUN / given.steps
+        whole = [(times * a + c, times * b + d) for (a, b), (c, d) in zip(sampled[area], decoded[area], strict=True)]
+        print(row(f"{RUN} steps and decoding", whole, f"{area:.0%}", "reckoned from the lines above"))
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options(parser)
+    parser.add_argument("--only", choices=["unet", "scattered", "vae"])
+    given = parser.parse_args()
+    measure(given, given.only)
 
 
 if __name__ == "__main__":
