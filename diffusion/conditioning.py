@@ -54,8 +54,8 @@ def concat(to: Conditioning, frm: Conditioning) -> Conditioning:
 def set_area(
     conditioning: Conditioning, height: float, width: float, y: float, x: float, strength: float = 1.0, relative: bool = False
 ) -> Conditioning:
-    """Let the entries hold in a rectangle only: in latent cells, or (`relative`) as fractions of the picture."""
-    if height <= 0 or width <= 0 or y < 0 or x < 0:
+    """Let the entries hold in a rectangle only: in latent cells, or (`relative`) as fractions of the picture, of at least a cell."""
+    if min(height, width, y, x) < 0 or (not relative and 0 in (height, width)):
         raise ValueError(f"area: height and width above 0, y and x from 0 are wanted; {height} × {width} at y {y}, x {x} given")
     return conditioning.map(area=Area(height, width, y, x, relative), strength=strength, mask_bounds=False)
 

@@ -17,10 +17,13 @@ METHODS = ("nearest-exact", "bilinear", "area", "bicubic", "lanczos", "bislerp")
 
 
 def crop_to_aspect(x: Tensor, width: int, height: int) -> Tensor:
-    """The largest central part of x, channels-first, that has the aspect ratio width : height."""
+    """The largest central part of x, channels-first, that has the aspect ratio width : height; at least one row and column of it."""
     h, w = x.shape[-2:]
-    left = round((w - w * (width / height) / (w / h)) / 2) if w / h > width / height else 0
-    top = round((h - h * (w / h) / (width / height)) / 2) if w / h < width / height else 0
+    old, new = w / h, width / height
+    # the ratio of ratios first, as ComfyUI does: halves are rounded, and another order of factors falls on their other side
+    left = round((w - w * (new / old)) / 2) if old > new else 0
+    top = round((h - h * (old / new)) / 2) if old < new else 0
+    left, top = min(left, (w - 1) // 2), min(top, (h - 1) // 2)
     return x[..., top : h - top, left : w - left]
 
 
@@ -73,6 +76,11 @@ def crop_to_multiple(x: Tensor, multiple: int) -> Tensor:
     return x[..., top : top + h // multiple * multiple, left : left + w // multiple * multiple]
 
 
+def fit_channels(image: Tensor, channels: int) -> Tensor:
+    """An IMAGE (b, h, w, 3 or 4) with 3 or 4 channels: alpha is dropped, or added as opaque."""
+    return F.pad(image, (0, max(0, channels - image.shape[-1])), value=1.0)[..., :channels]
+
+
 def to_pil(image: Tensor) -> list[Picture.Image]:
     """An IMAGE (b, h, w, c) as 8-bit pictures, one channel as "L", three as "RGB", four as "RGBA".
 
@@ -93,10 +101,11 @@ def from_pil(pictures: Picture.Image | Sequence[Picture.Image]) -> Tensor:
 
 
 def _lanczos(x: Tensor, width: int, height: int) -> Tensor:
-    """Lanczos-3 with antialiasing, in PIL; channel by channel, so that any number of channels will do."""
-    flat = x.reshape(-1, *x.shape[-2:], 1)
+    """Lanczos-3 with antialiasing, in PIL; a fourth channel is alpha, which PIL multiplies in, any other number goes channel by channel."""
+    flat = x.movedim(1, -1) if x.shape[1] == 4 else x.reshape(-1, *x.shape[-2:], 1)
     resized = [p.resize((width, height), Picture.Resampling.LANCZOS) for p in to_pil(flat)]
-    return from_pil(resized).reshape(*x.shape[:-2], height, width).to(x)
+    made = from_pil(resized).movedim(-1, 1)
+    return made.reshape(*x.shape[:-2], height, width).to(x)
 
 
 def _slerp_axis(x: Tensor, length: int) -> Tensor:

@@ -74,6 +74,7 @@ def _entry(id: str, value: Any, faults: list[Problem]) -> NodeEntry:
         message = f"class_type is {show(class_type)}, which is not a text"
         faults.append(Problem(code="unknown_node", message=message, node=id, title=title, field="class_type", got=_plain(class_type)))
         class_type = ""
+    class_type = class_type.strip()  # old graphs hold "ConditioningAverage "
     where: dict[str, Any] = {"node": id, "title": title, "class_type": class_type or None}
     version = meta.pop("version", None)
     if version is not None and (not isinstance(version, int) or isinstance(version, bool) or version < 1):

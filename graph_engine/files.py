@@ -89,7 +89,7 @@ class Folders:
     def resolve(self, kind: str, name: str, embedded: Mapping[str, str] | None = None) -> Path:
         """The path of a file by name, which never leaves the folders of its kind.
 
-        `embedded` maps names that ship with a package to "package:relative/path" and goes first. A picture's name may
+        `embedded` maps names that ship with a package to "package:relative/path" and goes first. The name of an input may
         end in ` [output]`, ` [temp]` or ` [input]`. Raises NodeError when the name leads out, or there is no such file.
         """
         if (path := self.find(kind, name, embedded)) is not None:
@@ -104,7 +104,7 @@ class Folders:
                 raise NodeError(f"{name!r} should ship as {embedded[name]}, but that is not installed")
             return path
         kind = _ALIASES.get(kind, kind)
-        if kind in _OWN and (marked := re.fullmatch(r"(.*\S) \[(input|output|temp)\]", name, re.DOTALL)):
+        if kind in _BESIDE and (marked := re.fullmatch(r"(.*\S) \[(input|output|temp)\]", name, re.DOTALL)):
             name, kind = marked[1], marked[2]
         relative = _relative(name, kind)
         for place in self.places(kind):

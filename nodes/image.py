@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from diffusion.image import complete_size, resize_image
+from diffusion.image import complete_size, fit_channels, resize_image
 from diffusion.values import Image
 from graph_engine.node import Node
 from nodes.params import (
@@ -157,7 +157,8 @@ class ImageBlend(Node, category="image/postprocessing", title="Blend Images", al
     ] = "normal"
 
     def run(self, ctx: Context) -> Image:
-        a, b = self.image1.pixels, self.image2.pixels.to(self.image1.pixels)
+        a = self.image1.pixels
+        b = fit_channels(self.image2.pixels.to(a), a.shape[-1])
         if b.shape[1:] != a.shape[1:]:
             b = resize_image(b, a.shape[2], a.shape[1], "bicubic", "center")
         if b.shape[0] not in (1, a.shape[0]) and a.shape[0] != 1:

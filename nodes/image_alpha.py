@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from diffusion.batch import repeat_to
-from diffusion.image import resize
+from diffusion.image import resize, resize_image
 from diffusion.values import Image, Mask
 from graph_engine.node import Node
 
@@ -68,20 +68,17 @@ def composite(source: Tensor, a: Tensor, destination: Tensor, b: Tensor, mode: s
     return share * source + other * destination, share * a + other * b
 
 
-def _at(mask: Mask, like: Tensor) -> Tensor:
-    """A mask as [b, h, w] of a picture [b, h, w, c]: resized bilinearly, rows repeated in turn."""
-    values = mask.values.to(like)
-    if values.shape[1:] != like.shape[1:3]:
-        values = resize(values[:, None], like.shape[2], like.shape[1], "bilinear")[:, 0]
-    return repeat_to(values, len(like))
+def _fitted(x: Tensor, like: Tensor) -> Tensor:
+    """x [b, h, w, c] at the size of another picture, resized around its centre where it differs."""
+    return x if x.shape[1:3] == like.shape[1:3] else resize_image(x, like.shape[2], like.shape[1], "bicubic", "center")
 
 
 class PorterDuffImageComposite(Node, category="mask/compositing", title="Porter-Duff Image Composite", aliases=("alpha blend", "overlay")):
-    """Lay one picture with transparency over another (Porter & Duff 1984)."""
+    """Lay one picture with transparency over another (Porter & Duff 1984). Of batches, as many as there are of all four."""
 
-    source: Image
+    source: Annotated[Image, Field(description="Resized to the destination around its centre where it differs.")]
     source_alpha: Transparent
-    destination: Annotated[Image, Field(description="Resized to the source around its centre where it differs.")]
+    destination: Image
     destination_alpha: Transparent
     mode: Mode = "DST"
 
@@ -90,16 +87,12 @@ class PorterDuffImageComposite(Node, category="mask/compositing", title="Porter-
         mask: Annotated[Mask, Field(description="1 − alpha of the result.")]
 
     def run(self, ctx: Context) -> Out:
-        n = min(len(self.source.pixels), len(self.destination.pixels))
-        source = self.source.pixels[:n, ..., :3]
-        destination = self.destination.pixels[:n, ..., :3].to(source)
-        b = 1 - _at(self.destination_alpha, destination)
-        if destination.shape[1:] != source.shape[1:]:
-            stacked = torch.cat([destination, b[..., None]], -1).movedim(-1, 1)
-            stacked = resize(stacked, source.shape[2], source.shape[1], "bicubic", "center").movedim(1, -1).clamp(0, 1)
-            destination, b = stacked[..., :3], stacked[..., 3]
-        a = 1 - _at(self.source_alpha, source)
-        color, alpha = composite(source * a[..., None], a[..., None], destination * b[..., None], b[..., None], self.mode)
+        batches = (self.source.pixels[..., :3], self.source_alpha.values[..., None], self.destination_alpha.values[..., None])
+        n = min(len(self.destination.pixels), *map(len, batches))
+        destination = self.destination.pixels[:n, ..., :3]
+        source, clear, clear_below = (_fitted(each[:n].to(destination), destination) for each in batches)
+        a, b = 1 - clear, 1 - clear_below
+        color, alpha = composite(source * a, a, destination * b, b, self.mode)
         color = torch.where(alpha > 1e-5, color / alpha, 0.0).clamp(0, 1)
         return self.Out(Image(color), Mask(1 - alpha[..., 0]))
 
@@ -126,6 +119,7 @@ class JoinImageWithAlpha(Node, category="mask/compositing", title="Join Image wi
     alpha: Transparent
 
     def run(self, ctx: Context) -> Image:
-        n = max(len(self.image.pixels), len(self.alpha.values))
-        pixels = repeat_to(self.image.pixels[..., :3], n)
-        return Image(torch.cat([pixels, 1 - _at(self.alpha, pixels)[..., None]], -1))
+        pixels, values = self.image.pixels[..., :3], self.alpha.values.to(self.image.pixels)
+        clear = resize(values[:, None], pixels.shape[2], pixels.shape[1], "bilinear").movedim(1, -1)
+        n = max(len(pixels), len(clear))
+        return Image(torch.cat([repeat_to(pixels, n), 1 - repeat_to(clear, n)], -1))

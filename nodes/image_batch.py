@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import torch
-import torch.nn.functional as F
 
-from diffusion.image import resize_image
+from diffusion.image import fit_channels, resize_image
 from diffusion.values import Image
 from graph_engine.node import Node
 from nodes.params import number
@@ -24,8 +23,7 @@ class ImageBatch(Node, category="image/batch", title="Batch Images", aliases=("j
 
     def run(self, ctx: Context) -> Image:
         a, b = self.image1.pixels, self.image2.pixels.to(self.image1.pixels)
-        channels = max(a.shape[-1], b.shape[-1])
-        a, b = (F.pad(each, (0, channels - each.shape[-1]), value=1.0) for each in (a, b))  # where only one has alpha, the other is opaque
+        a, b = (fit_channels(each, max(a.shape[-1], b.shape[-1])) for each in (a, b))
         if b.shape[1:] != a.shape[1:]:
             b = resize_image(b, a.shape[2], a.shape[1], "bilinear", "center")
         return Image(torch.cat([a, b]))

@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from diffusion.composite import paste
+from diffusion.image import fit_channels
 from diffusion.values import Image, Mask
 from graph_engine.node import Node
 from nodes.params import MAX_SIDE, ImageOffset, Margin, number
@@ -30,8 +31,7 @@ class ImageCompositeMasked(Node, category="image", title="Composite Images (Mask
 
     def run(self, ctx: Context) -> Image:
         mask = None if self.mask is None else self.mask.values
-        channels = self.destination.pixels.shape[-1]  # the destination says whether there is alpha
-        source = F.pad(self.source.pixels, (0, max(0, channels - self.source.pixels.shape[-1])), value=1.0)[..., :channels]
+        source = fit_channels(self.source.pixels, self.destination.pixels.shape[-1])  # the destination says whether there is alpha
         under, over = self.destination.pixels.movedim(-1, 1), source.movedim(-1, 1)
         return Image(paste(under, over, self.x, self.y, mask, self.resize_source).movedim(1, -1).contiguous())
 

@@ -75,7 +75,7 @@ def alpha_of(frame: Picture.Image) -> Tensor | None:
 
 
 def frames_of(picture: Picture.Image) -> tuple[Tensor, Tensor]:
-    """All frames of the first one's size, [b, h, w, 3], and masks 1 − alpha, [b, h, w], or [1, 64, 64] of zeros where nothing has alpha."""
+    """All frames of the first one's size, [b, h, w, 3], and masks 1 − alpha, [b, h, w], or [b, 64, 64] of zeros where nothing has alpha."""
     pixels: list[Tensor] = []
     alphas: list[Tensor | None] = []
     for raw in ImageSequence.Iterator(picture):
@@ -88,7 +88,7 @@ def frames_of(picture: Picture.Image) -> tuple[Tensor, Tensor]:
         if picture.format == "MPO":  # a photograph with views of itself, not a sequence
             break
     if all(alpha is None for alpha in alphas):
-        return torch.stack(pixels), torch.zeros(1, *NO_ALPHA)
+        return torch.stack(pixels), torch.zeros(len(pixels), *NO_ALPHA)
     opaque = torch.ones(pixels[0].shape[:2])
     return torch.stack(pixels), torch.stack([1 - (opaque if alpha is None else alpha) for alpha in alphas])
 

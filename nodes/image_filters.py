@@ -98,5 +98,6 @@ class ImageQuantize(Node, category="image/postprocessing", title="Quantize Image
     ] = "none"
 
     def run(self, ctx: Context) -> Image:
-        pictures = [quantized(each, self.colors, self.dither) for each in to_pil(self.image.pixels[..., :3])]
-        return Image(from_pil(pictures).to(self.image.pixels))
+        pixels = self.image.pixels
+        pictures = [quantized(each, self.colors, self.dither) for each in to_pil(pixels[..., :3])]
+        return Image(torch.cat([from_pil(pictures).to(pixels), pixels[..., 3:]], -1))

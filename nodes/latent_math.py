@@ -84,5 +84,7 @@ class LatentBlend(Node, category="latent/advanced", title="Blend Latents", alias
     blend_factor: Annotated[Unit, Field(description="1: only samples1; 0: only samples2.")] = 0.5
 
     def run(self, ctx: Context) -> Latent:
-        other = fitted(self.samples2, self.samples1, "bicubic")
-        return dataclasses.replace(self.samples1, x=blend(self.samples1.x, other, self.blend_factor))
+        first, second = self.samples1, self.samples2
+        if len(first.x) == 1:  # with each of several
+            first = dataclasses.replace(first, x=repeat_to(first.x, len(second.x)), batch_index=first.batch_index and second.batch_index)
+        return dataclasses.replace(first, x=blend(first.x, fitted(second, first, "bicubic"), self.blend_factor))

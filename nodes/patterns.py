@@ -44,7 +44,10 @@ class RegexMatch(Node, category="utilities/string", title="Regex Match", aliases
 
 
 class RegexExtract(Node, category="utilities/string", title="Regex Extract", aliases=("search", "group", "text")):
-    """What a regular expression, or a group of it, matches; an empty text where it does not. Several are joined by line ends."""
+    """What a regular expression, or a group of it, matches; an empty text where it does not. Several are joined by line ends.
+
+    As in ComfyUI, "All Matches" of an expression with groups gives the first group of each match.
+    """
 
     string: Text
     regex_pattern: Pattern
@@ -56,11 +59,13 @@ class RegexExtract(Node, category="utilities/string", title="Regex Extract", ali
 
     def run(self, ctx: Context) -> str:
         pattern = compiled(self.regex_pattern, self.case_insensitive, self.multiline, self.dotall)
-        group = self.group_index if self.mode.endswith(("Group", "Groups")) else 0
-        if group > pattern.groups:
+        group = {"First Match": 0, "All Matches": min(1, pattern.groups)}.get(self.mode, self.group_index)
+        if group > pattern.groups or (self.mode == "All Groups" and not pattern.groups):
             return ""
-        found = [match.group(group) or "" for match in pattern.finditer(self.string)]
-        return "\n".join(found if self.mode.startswith("All") else found[:1])
+        found = [match.group(group) for match in pattern.finditer(self.string)]
+        if self.mode == "All Groups":
+            found = [each for each in found if each is not None]
+        return "\n".join(each or "" for each in (found if self.mode.startswith("All") else found[:1]))
 
 
 class RegexReplace(Node, category="utilities/string", title="Regex Replace", aliases=("substitute", "text")):

@@ -31,7 +31,7 @@ class StringReplace(Node, category="utilities/string", title="Replace", aliases=
     """The text with every occurrence of one part replaced by another."""
 
     string: Text
-    find: Annotated[str, Field(min_length=1, json_schema_extra={"multiline": True}, description="What is replaced.")]
+    find: Annotated[str, Field(json_schema_extra={"multiline": True}, description="What is replaced; nothing: between all letters.")]
     replace: Annotated[str, Field(json_schema_extra={"multiline": True}, description="What comes in its place.")] = ""
 
     def run(self, ctx: Context) -> str:

@@ -11,10 +11,13 @@ from diffusion.values import VAE, Clip, Conditioning, Image, Latent, Model
 from diffusion.vision import ClipVision, ClipVisionOutput
 from graph_engine.errors import NodeError
 from graph_engine.node import File, Node
-from nodes.params import AreaSide, CheckpointFile, LatentOffset, Text, number
+from nodes.params import MAX_SIDE, CheckpointFile, LatentOffset, Text, number
 
 if TYPE_CHECKING:
     from graph_engine.context import Context
+
+
+BoxSide = Annotated[int, number(8, MAX_SIDE, 8, "In pixels of the picture.")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +58,8 @@ class GLIGENTextBoxApply(Node, category="conditioning/gligen", title="Apply GLIG
     clip: Clip
     gligen_textbox_model: Gligen
     text: Annotated[Text, Field(description="What to paint in the box.")]
-    width: AreaSide = 64
-    height: AreaSide = 64
+    width: BoxSide = 64
+    height: BoxSide = 64
     x: LatentOffset = 0
     y: LatentOffset = 0
 

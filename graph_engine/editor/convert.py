@@ -34,7 +34,7 @@ def node_types(graph: Mapping[str, Any]) -> set[str]:
     inner = definitions.get("subgraphs") if isinstance(definitions, Mapping) else None
     graphs = [graph, *(inner if isinstance(inner, (list, tuple)) else ())]
     lists = [nodes for each in graphs if isinstance(each, Mapping) and isinstance(nodes := each.get("nodes"), (list, tuple))]
-    return {type for nodes in lists for node in nodes if isinstance(node, Mapping) and isinstance(type := node.get("type"), str)}
+    return {type.strip() for nodes in lists for node in nodes if isinstance(node, Mapping) and isinstance(type := node.get("type"), str)}
 
 
 def to_api(

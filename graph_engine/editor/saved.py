@@ -115,6 +115,7 @@ def _nodes(graph: Mapping[str, Any], place: str) -> list[SavedNode]:
             raise fault("a node has an id", f"{where} has the id {show(value.get('id'))}")
         if not isinstance(type, str):
             raise fault("a node has a type", f"its type is {show(type)}, which is not a text", node=id)
+        type = type.strip()  # as in the API format
         inputs = [
             SavedInput(_text(entry.get("name")), _text(entry.get("type")), key(entry.get("link")))
             for entry in _objects(value.get("inputs"), f"{where}.inputs", id)

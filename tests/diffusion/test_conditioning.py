@@ -83,6 +83,7 @@ def test_area_mask_strength_and_range_are_set_on_every_entry():
         assert (entry.area, entry.strength) == (Area(8, 4, 2, 1), 0.5)
     for entry in conditioning.set_area(both, 0.5, 1.0, 0.5, 0.0, relative=True):
         assert entry.area == Area(0.5, 1.0, 0.5, 0.0, relative=True)
+    assert all(entry.area.height == 0 for entry in conditioning.set_area(both, 0.0, 0.0, 0.0, 0.0, relative=True))  # of one cell
     mask = Mask(torch.ones(1, 4, 4))
     for entry in conditioning.set_mask(both, mask, 0.3, bounds=True):
         assert (entry.mask, entry.mask_strength, entry.mask_bounds) == (mask.values, 0.3, True)

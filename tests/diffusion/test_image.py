@@ -3,7 +3,17 @@ import pytest
 import torch
 from PIL import Image as Picture
 
-from diffusion.image import METHODS, complete_size, crop_to_aspect, crop_to_multiple, from_pil, resize, resize_image, to_pil
+from diffusion.image import (
+    METHODS,
+    complete_size,
+    crop_to_aspect,
+    crop_to_multiple,
+    fit_channels,
+    from_pil,
+    resize,
+    resize_image,
+    to_pil,
+)
 
 
 def ramp(h, w, c=1):
@@ -77,6 +87,31 @@ def test_centre_crop_comes_first():
     assert torch.equal(crop_to_aspect(x, 1, 1), x[..., 2:6])
     assert crop_to_aspect(x, 8, 2).shape[-2:] == (2, 8)
     assert torch.equal(crop_to_aspect(x, 2, 1), x)
+
+
+def test_halves_of_a_centre_crop_fall_where_comfyui_lets_them():
+    assert torch.equal(crop_to_aspect(ramp(14, 12), 12, 13), ramp(14, 12)[:, :, 1:13])  # 0.5000000000000009 rows a side
+    assert torch.equal(crop_to_aspect(ramp(13, 7), 7, 8), ramp(13, 7)[:, :, 3:10])  # 2.5000000000000004
+    assert torch.equal(crop_to_aspect(ramp(4, 5), 4, 4), ramp(4, 5))  # 0.5, to the even side
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_centre_crop_leaves_something_of_a_line(method):
+    assert resize(ramp(12, 1), 5, 5, method, "center").shape == (1, 1, 5, 5)
+    assert crop_to_aspect(ramp(1, 20), 5, 9).shape[-2:] == (1, 2)
+
+
+def test_lanczos_multiplies_alpha_in_as_pil_does():
+    image = torch.rand(2, 9, 7, 4, generator=torch.Generator().manual_seed(0))
+    expected = [np.asarray(picture.resize((5, 12), Picture.Resampling.LANCZOS), dtype=np.float32) / 255 for picture in to_pil(image)]
+    assert np.array_equal(resize_image(image, 5, 12, "lanczos").numpy(), np.stack(expected))
+
+
+def test_channels_are_fitted_by_opaque_alpha():
+    image = torch.rand(1, 2, 3, 4)
+    assert torch.equal(fit_channels(image, 3), image[..., :3])
+    assert torch.equal(fit_channels(image[..., :3], 4), torch.cat([image[..., :3], torch.ones(1, 2, 3, 1)], -1))
+    assert torch.equal(fit_channels(image, 4), image)
 
 
 def test_bad_sizes_and_methods():

@@ -20,7 +20,7 @@ JSON = st.recursive(
 LINKS = st.builds(Link, st.text(max_size=4), st.integers(-3, 9) | st.text(max_size=4))
 ENTRIES = st.builds(
     NodeEntry,
-    st.text(min_size=1, max_size=9),
+    st.text(min_size=1, max_size=9).map(str.strip),
     st.dictionaries(st.text(max_size=5), JSON | LINKS, max_size=4),
     st.none() | st.text(min_size=1, max_size=5),
     st.none() | st.integers(1, 9),
@@ -34,6 +34,11 @@ GRAPH = {
     "7": {"class_type": "Blur", "inputs": {"picture": ["4", "PICTURE"]}, "_meta": {"title": "second", "version": 1}},
     "8": {"class_type": "Total", "inputs": {"values": {"__value__": [1, 2]}}},
 }
+
+
+def test_white_space_round_a_node_type_is_not_a_part_of_it() -> None:
+    """Old graphs hold `ConditioningAverage `."""
+    assert Workflow.from_json({"1": {"class_type": "Blank ", "inputs": {}}}).nodes["1"].class_type == "Blank"
 
 
 @given(WORKFLOWS)

@@ -97,6 +97,13 @@ def test_blends_keep_to_their_formulas_and_their_range(ctx):
     assert ImageBlend(image1=grey, image2=white, blend_factor=0.25).run(ctx).pixels.mean().item() == 0.625
 
 
+def test_the_first_picture_says_whether_a_blend_has_alpha(ctx):
+    plain, clear = noise(1, 4, 6, 3), noise(1, 4, 6, 4)
+    assert torch.equal(ImageBlend(image1=plain, image2=clear, blend_factor=1.0).run(ctx).pixels, clear.pixels[..., :3])
+    out = ImageBlend(image1=clear, image2=plain, blend_factor=1.0).run(ctx).pixels
+    assert torch.equal(out, torch.cat([plain.pixels, torch.ones(1, 4, 6, 1)], -1))
+
+
 def test_blending_fits_the_second_picture_and_refuses_odd_batches(ctx):
     a = noise(2, 4, 6, 3)
     assert ImageBlend(image1=a, image2=noise(1, 9, 9, 3)).run(ctx).pixels.shape == a.pixels.shape

@@ -71,6 +71,24 @@ def test_opaque_pictures_follow_the_tables(ctx, mode):
     assert out.mask.values.eq(1 if gone else 0).all()
 
 
+def test_the_destination_says_how_large_and_the_shortest_batch_how_many(ctx):
+    source, clear = Image(torch.ones(2, 4, 12, 3)), Mask(torch.zeros(2, 6, 6))
+    destination, below = Image(torch.zeros(3, 8, 8, 3)), Mask(torch.zeros(4, 3, 3))
+    node = PorterDuffImageComposite(source=source, source_alpha=clear, destination=destination, destination_alpha=below, mode="SRC_OVER")
+    out = node.run(ctx)
+    torch.testing.assert_close(out.image.pixels, torch.ones(2, 8, 8, 3))
+    torch.testing.assert_close(out.mask.values, torch.zeros(2, 8, 8))
+
+
+def test_a_source_of_another_size_is_cut_around_its_centre(ctx):
+    left = torch.zeros(1, 4, 12, 3)
+    left[:, :, :4] = 1  # all of it is trimmed away
+    opaque = Mask(torch.zeros(1, 4, 4))
+    black = Image(torch.zeros(1, 8, 8, 3))
+    node = PorterDuffImageComposite(source=Image(left), source_alpha=opaque, destination=black, destination_alpha=opaque, mode="SRC")
+    assert not node.run(ctx).image.pixels.any()
+
+
 def test_half_transparent_over_opaque_is_a_mixture(ctx):
     s, d, out = laid(ctx, "SRC_OVER", a=0.25)
     torch.testing.assert_close(out.image.pixels, 0.75 * s + 0.25 * d)

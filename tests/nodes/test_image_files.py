@@ -63,8 +63,10 @@ def test_frames_become_a_batch_and_those_of_other_size_are_dropped(ctx, inputs):
     frames = [Picture.fromarray(RGBA[..., :3] // (i + 1)) for i in range(3)]
     frames[1] = frames[1].resize((3, 3))
     frames[0].save(inputs / "a.tiff", save_all=True, append_images=frames[1:])
-    out = load(ctx, "a.tiff").image.pixels
-    assert torch.equal((out * 255).round(), torch.from_numpy(np.stack([RGBA[..., :3], RGBA[..., :3] // 3]).astype(np.float32)))
+    out = load(ctx, "a.tiff")
+    wanted = np.stack([RGBA[..., :3], RGBA[..., :3] // 3]).astype(np.float32)
+    assert torch.equal((out.image.pixels * 255).round(), torch.from_numpy(wanted))
+    assert torch.equal(out.mask.values, torch.zeros(2, 64, 64))
 
 
 def test_channels_as_masks_where_only_alpha_is_inverted(ctx, inputs):

@@ -53,6 +53,13 @@ def test_no_more_colours_are_left_than_asked_for(ctx, dither, colors):
         assert 1 <= len(picture.reshape(-1, 3).unique(dim=0)) <= colors
 
 
+def test_few_colours_keep_alpha(ctx):
+    image = noise(1, 8, 8, 4)
+    out = ImageQuantize(image=image, colors=2).run(ctx).pixels
+    assert torch.equal(out[..., 3], image.pixels[..., 3])
+    assert torch.equal(out[..., :3], ImageQuantize(image=Image(image.pixels[..., :3]), colors=2).run(ctx).pixels)
+
+
 def test_dithering_brings_the_mean_of_a_ramp_nearer(ctx):
     ramp = Image(torch.linspace(0, 1, 64).expand(64, 64)[None, ..., None].repeat(1, 1, 1, 3))
 

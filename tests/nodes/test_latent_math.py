@@ -26,6 +26,14 @@ def test_the_second_latent_is_fitted_to_the_first(ctx):
     assert LatentBlend(samples1=A, samples2=latent(3, 1, 5)).run(ctx).x.shape == A.x.shape
 
 
+def test_one_latent_blends_with_each_of_several(ctx):
+    one, several = latent(3), latent(4, 3, batch_index=(4, 5, 6))
+    out = LatentBlend(samples1=one, samples2=several, blend_factor=0.25).run(ctx)
+    assert torch.allclose(out.x, one.x * 0.25 + several.x * 0.75)
+    told = LatentBlend(samples1=latent(3, batch_index=(9,)), samples2=several).run(ctx)
+    assert (out.batch_index, told.batch_index) == (None, (4, 5, 6))
+
+
 def test_interpolation_keeps_directions_and_lengths_apart(ctx):
     x, y = torch.zeros(1, 4, 1, 1), torch.zeros(1, 4, 1, 1)
     x[0, 0], y[0, 1] = 2.0, 4.0

@@ -19,7 +19,7 @@ def test_match_and_its_flags(ctx):
     ("mode", "index", "wanted"),
     [
         ("First Match", 1, "Red cat"),
-        ("All Matches", 1, "Red cat\nblue cat"),
+        ("All Matches", 2, "Red\nblue"),
         ("First Group", 1, "Red"),
         ("All Groups", 2, "cat\ncat"),
         ("First Group", 3, ""),
@@ -28,6 +28,13 @@ def test_match_and_its_flags(ctx):
 def test_extract(ctx, mode, index, wanted):
     assert RegexExtract(string=TEXT, regex_pattern=r"(\w+) (cat)", mode=mode, group_index=index).run(ctx) == wanted
     assert RegexExtract(string=TEXT, regex_pattern="(dog)", mode=mode).run(ctx) == ""
+
+
+def test_all_matches_are_whole_without_groups_and_groups_that_took_no_part_are_left_out(ctx):
+    assert RegexExtract(string=TEXT, regex_pattern=r"\w+ cat", mode="All Matches").run(ctx) == "Red cat\nblue cat"
+    assert RegexExtract(string="ab b ab", regex_pattern="(a)?b", mode="All Groups").run(ctx) == "a\na"
+    assert RegexExtract(string="ab b ab", regex_pattern="(a)?b", mode="All Matches").run(ctx) == "a\n\na"
+    assert RegexExtract(string="ab", regex_pattern="ab", mode="All Groups", group_index=0).run(ctx) == ""
 
 
 def test_replace_with_groups_and_a_count(ctx):

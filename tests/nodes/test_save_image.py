@@ -101,6 +101,7 @@ def test_latents_go_round_through_a_file(telling, folders):
     assert folders.list("latents") == ("x.latent",)
     assert "x.latent" not in folders.list("input")
     assert torch.equal(LoadLatent(latent="x.latent").run(telling).x, latent.x)
+    assert torch.equal(LoadLatent(latent="latents\\ComfyUI_00001_.latent [output]").run(telling).x, latent.x)
 
 
 def test_latent_files_of_the_old_version_are_unscaled(ctx, folders):

@@ -20,10 +20,10 @@ def test_lengths_add_up_and_substrings_take_apart_what_was_joined(a, b, between)
     assert run(StringSubstring, string=joined, start=len(a) + len(between)) == b
 
 
-def test_every_occurrence_is_replaced_and_nothing_to_find_is_refused():
+def test_every_occurrence_is_replaced_and_nothing_occurs_between_all_letters():
     assert run(StringReplace, string="a red red star", find="red", replace="blue") == "a blue blue star"
-    with pytest.raises(ValueError, match="find"):
-        StringReplace(string="x", find="")
+    assert run(StringReplace, string="red", find="", replace="-") == "-r-e-d-"
+    assert run(StringReplace, string="red", find="") == "red"
 
 
 @given(text=st.text())

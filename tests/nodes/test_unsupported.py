@@ -4,7 +4,14 @@ import torch
 from diffusion.values import Image
 from diffusion.vision import ClipVisionOutput
 from graph_engine.errors import NodeError
-from nodes.unsupported import GLIGENLoader, SD_4XUpscale_Conditioning, unCLIPCheckpointLoader, unCLIPConditioning
+from nodes.unsupported import (
+    Gligen,
+    GLIGENLoader,
+    GLIGENTextBoxApply,
+    SD_4XUpscale_Conditioning,
+    unCLIPCheckpointLoader,
+    unCLIPConditioning,
+)
 
 
 def test_they_name_what_was_asked_for_and_what_to_use_instead(ctx):
@@ -12,6 +19,12 @@ def test_they_name_what_was_asked_for_and_what_to_use_instead(ctx):
         GLIGENLoader(gligen_name="boxes.safetensors").run(ctx)
     with pytest.raises(NodeError, match=r"ckpt_name: 'x\.safetensors' .* not supported, use Load Checkpoint"):
         unCLIPCheckpointLoader(ckpt_name="x.safetensors").run(ctx)
+
+
+def test_a_box_may_be_one_cell_and_has_no_model(ctx, red, clip):
+    box = GLIGENTextBoxApply(conditioning_to=red, clip=clip, gligen_textbox_model=Gligen(), text="cat", width=8, height=8)
+    with pytest.raises(NodeError, match="gligen_textbox_model: GLIGEN is not supported; use Conditioning"):
+        box.run(ctx)
 
 
 def test_conditionings_of_such_models_name_another_way(ctx, red, blue):

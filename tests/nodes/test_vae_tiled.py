@@ -2,7 +2,7 @@ import torch
 
 from diffusion.values import Image, Latent
 from nodes.vae import VAEDecode, VAEEncode
-from nodes.vae_tiled import VAEDecodeTiled, VAEEncodeTiled, within
+from nodes.vae_tiled import VAEDecodeTiled, VAEEncodeTiled, within, within_half
 
 
 def test_what_fits_into_one_tile_is_the_plain_result(ctx, vae):
@@ -28,3 +28,8 @@ def test_tiles_have_the_size_and_about_the_values_of_the_whole(ctx, vae):
 def test_the_overlap_is_at_most_a_quarter_of_the_tile():
     assert within(512, 64) == 64
     assert within(64, 64) == 16
+
+
+def test_encoding_takes_any_overlap_that_half_a_tile_holds():
+    assert [within_half(256, overlap) for overlap in (0, 96, 127, 128, 4096)] == [0, 96, 127, 64, 64]
+    assert within_half(64, 64) == 16

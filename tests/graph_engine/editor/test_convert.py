@@ -71,6 +71,13 @@ def test_an_unknown_type_is_named_on_request() -> None:
     assert to_api(saved, DEFINITIONS, exact=False)["2"]["class_type"] == "NoSuchNode"
 
 
+def test_white_space_round_a_node_type_is_not_a_part_of_it() -> None:
+    """Old graphs hold `ConditioningAverage `."""
+    saved = graph([source(), {**save(), "type": "LabSave "}], (1, 0, 3, 0))
+    assert to_api(saved, DEFINITIONS) == to_api(graph([source(), save()], (1, 0, 3, 0)), DEFINITIONS)
+    assert node_types(saved) == {"LabSource", "LabSave"}
+
+
 def test_node_types_are_those_of_subgraphs_too() -> None:
     saved = graph([save()], definitions={"subgraphs": [subgraph([filter_(10)])]})
     assert node_types(saved) == {"LabSave", "LabFilter"}
