@@ -223,17 +223,17 @@ def join_tokens(a: Tokens, b: Tokens) -> Tokens:
     )
 
 
-def token_indices(tokens: Tokens, phrase: str, occurrence: int = 0) -> tuple[int, ...]:
+def token_indices(tokens: Tokens, phrase: str, occurrence: int = 0, *, name: str = "word") -> tuple[int, ...]:
     """Positions on the token axis of a word or phrase in the prompt, its n-th occurrence (from 0), letter case ignored.
 
-    Raises ValueError where the prompt does not have it.
+    Raises ValueError where the prompt does not have it; `name` is the input that it came in by.
     """
     pattern = r"\s+".join(re.escape(word) for word in phrase.split())
     if not pattern:
-        raise ValueError("a word is wanted, an empty text given")
+        raise ValueError(f"{name}: a word is wanted, an empty text given")
     found = [m.span() for m in re.finditer(rf"(?<!\w){pattern}(?!\w)", tokens.text, re.IGNORECASE)]
     if not 0 <= occurrence < len(found):
-        raise ValueError(f"the prompt {tokens.text!r} has {phrase!r} {len(found)} times; occurrence {occurrence} (from 0) is wanted")
+        raise ValueError(f"{name}: the prompt {tokens.text!r} has {phrase!r} {len(found)} times, occurrence {occurrence} (from 0) is wanted")
     start, end = found[occurrence]
     return tuple(i for i, (a, b) in enumerate(tokens.spans) if a < end and b > start)
 
