@@ -18,6 +18,7 @@ __all__ = ["save_numbered", "sweep"]
 
 
 _PART = re.compile(r"\.(\d+)\.[0-9a-f]{32}\.part")
+_IN_BATCH = "%batch_num%"  # tells the files of one batch apart, which count on all the same
 _MOST = 1000  # stems of a folder, and folders, that are remembered
 _numbers: dict[Path, tuple[int, dict[str, int]]] = {}  # by folder: when it changed last, and the highest number of each stem then
 
@@ -25,24 +26,26 @@ _numbers: dict[Path, tuple[int, dict[str, int]]] = {}  # by folder: when it chan
 def save_numbered(folder: Path, prefix: str, suffix: str, write: Callable[[BinaryIO], None], substitutions: Mapping[str, object]) -> Path:
     """Write a new file `folder/prefix_<number>_<suffix>`, numbered after the highest there is; its path.
 
-    The prefix may name folders below `folder`, and hold %year% %month% %day% %hour% %minute% %second% and the given substitutions.
+    The prefix may name folders below `folder`, and hold %year% %month% %day% %hour% %minute% %second% and the given substitutions;
+    files that differ in %batch_num% only are numbered together, as ComfyUI does.
     Raises NodeError when the prefix leads out of the folder.
     """
     below, stem = _split(_substitute(prefix, substitutions))
+    counted = _split(_substitute(prefix, {**substitutions, "batch_num": _IN_BATCH}))[1]
     root = Path(os.path.realpath(folder))
     place = Path(os.path.realpath(root / below))
     if not place.is_relative_to(root):
         raise NodeError(f"{show(prefix)} leads out of the folder {folder}")
     place.mkdir(parents=True, exist_ok=True)
     part = place / f".{os.getpid()}.{uuid.uuid4().hex}.part"
-    number = _last(place, stem)  # before the folder changes
+    number = _last(place, counted)  # before the folder changes
     try:
         with part.open("xb") as file:
             write(file)
         number, path = _claim(part, place, stem, suffix, number)
     finally:
         part.unlink(missing_ok=True)
-    _remember(place, stem, number)
+    _remember(place, counted, number)
     return path
 
 
@@ -107,7 +110,7 @@ def _remember(place: Path, stem: str, number: int) -> None:
 
 
 def _highest(place: Path, stem: str) -> int:
-    pattern = re.compile(re.escape(stem) + r"_(\d+)_?(\..*)?", re.DOTALL)
+    pattern = re.compile(re.escape(stem).replace(_IN_BATCH, r"\d+") + r"_(\d+)_?(\..*)?", re.DOTALL)
     with os.scandir(place) as found:
         return max((int(match[1]) for entry in found if (match := pattern.fullmatch(entry.name))), default=0)
 

@@ -85,6 +85,6 @@ class LatentBlend(Node, category="latent/advanced", title="Blend Latents", alias
 
     def run(self, ctx: Context) -> Latent:
         first, second = self.samples1, self.samples2
-        if len(first.x) == 1:  # with each of several
+        if len(first.x) == 1 < len(second.x):  # with each of several
             first = dataclasses.replace(first, x=repeat_to(first.x, len(second.x)), batch_index=first.batch_index and second.batch_index)
         return dataclasses.replace(first, x=blend(first.x, fitted(second, first, "bicubic"), self.blend_factor))

@@ -48,6 +48,17 @@ def test_folders_are_made_and_substitutions_filled_in(tmp_path):
     assert path.read_text() == "x"
 
 
+def test_files_of_one_batch_are_numbered_together(tmp_path):
+    def batch() -> list[str]:
+        return [save(tmp_path, "cat %batch_num%", batch_num=i).name for i in range(2)]
+
+    assert batch() == ["cat 0_00001_.txt", "cat 1_00002_.txt"]
+    time.sleep(0.02)  # the clock of a file system is coarse
+    (tmp_path / "cat 7_00041_.txt").touch()
+    assert batch() == ["cat 0_00042_.txt", "cat 1_00043_.txt"]
+    assert save(tmp_path, "cat %batch_num%").name == "cat %batch_num%_00044_.txt"
+
+
 @pytest.mark.parametrize("prefix", ["../x", "a/../../x", "/tmp/x", "C:/x", "a/..", "", "a/", "..", "a\0b", "\\\\server\\x", "%up%/x"])
 def test_nothing_leaves_the_folder(tmp_path, prefix):
     with pytest.raises(NodeError, match=r"is not a prefix|leads out"):

@@ -42,7 +42,7 @@ def test_files_are_numbered_on_from_the_highest(ctx):
 def test_prefixes_name_folders_and_fill_in_sizes_but_stay_inside(ctx):
     SaveImage(images=pixels(0, 1), filename_prefix="a/b_%width%x%height%_%batch_num%").run(ctx)
     first, second = ctx.artifacts
-    assert (first.subfolder, first.filename, second.filename) == ("a", "b_3x2_0_00001_.png", "b_3x2_1_00001_.png")
+    assert (first.subfolder, first.filename, second.filename) == ("a", "b_3x2_0_00001_.png", "b_3x2_1_00002_.png")
     with pytest.raises(NodeError):
         SaveImage(images=pixels(0), filename_prefix="../out").run(ctx)
 
