@@ -19,6 +19,7 @@ from toybox.hints import SHARES, colors_of, edges_of
 from toybox.scenes import sample
 
 EMPTY_SHARE = 0.5  # of the captions: a network that is told nothing must read the hint (Zhang et al. 2023, section 3.4)
+FIRST_STEPS, BARE_SHARE = 950, 0.5  # colours: of the samples from this timestep on, this share is of noise alone
 KINDS = ("edges", "colors")
 
 
@@ -58,7 +59,11 @@ class Batch:
 
 
 def batch(kind: str, data: dict[str, Tensor], hints: dict[str, Tensor], tokenizer: CLIPTokenizer, step: int, size: int) -> Batch:
-    """A function of the step alone, so that runs resume exactly. Timesteps lean to noise: t = (1 - u³)·1000 (Mou et al. 2023)."""
+    """A function of the step alone, so that runs resume exactly. Timesteps lean to noise: t = (1 - u³)·1000 (Mou et al. 2023).
+
+    Even the noisiest level still shows the mean colour of a training picture, while sampling starts from noise whose mean says nothing
+    (Lin et al. 2024, section 3.1). A network that is to tell colours therefore also learns from noise alone.
+    """
     lot = torch.Generator().manual_seed(step)
     n, epoch_steps = len(data["latents"]), max(1, len(data["latents"]) // size)
     order = torch.randperm(n, generator=torch.Generator().manual_seed(step // epoch_steps))
@@ -71,13 +76,24 @@ def batch(kind: str, data: dict[str, Tensor], hints: dict[str, Tensor], tokenize
     else:
         shown = colors_of(hints["colors"][rows])
     u = (torch.randperm(size, generator=lot)[: len(rows)] + torch.rand(len(rows), generator=lot)) / size
+    t = (1000 * (1 - u**3)).long().clamp(max=999)
+    latents, noise = data["latents"][rows].float(), torch.randn(len(rows), 4, 16, 16, generator=lot)
+    if kind == "colors":
+        bare = (t >= FIRST_STEPS) & (torch.rand(len(rows), generator=lot) < BARE_SHARE)
+        noise = torch.where(bare[:, None, None, None], explained(noise, latents, t), noise)
     return Batch(
-        latents=data["latents"][rows].float(),
+        latents=latents,
         tokens=tokenizer(said, padding="max_length", truncation=True, return_tensors="pt").input_ids,
         hints=shown,
-        t=(1000 * (1 - u**3)).long().clamp(max=999),
-        noise=torch.randn(len(rows), 4, 16, 16, generator=lot),
+        t=t,
+        noise=noise,
     )
+
+
+def explained(x_t: Tensor, latents: Tensor, t: Tensor) -> Tensor:
+    """The noise that makes x_t, whatever it is, a noisy version of the latents."""
+    a = alpha_bars()[t][:, None, None, None]
+    return (x_t - a.sqrt() * latents) / (1 - a).sqrt()
 
 
 def read_edges(encoder: nn.Module, shown: dict[str, Tensor], covered: Tensor, scale: float, steps: int = 600, size: int = 32) -> float:

@@ -36,14 +36,18 @@ def train(
     decay: float = 0.998,
     until: int | None = None,
     warm_up: int = 600,
+    start: Path | None = None,
 ) -> nn.Module:
-    """Train with a warm-up of 50 steps and a linear decay, or only `until` a step of it; returns the average of the weights."""
+    """Train with a warm-up of 50 steps and a linear decay, or only `until` a step of it; returns the average of the weights.
+
+    A new network, or the one in the folder `start`.
+    """
     torch.manual_seed(0)
-    net = control.build(kind, model.unet)
+    net = control.load(kind, start).train().requires_grad_(True) if start else control.build(kind, model.unet)
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     side = control.Control(kind, net, model, device)
     state = run.resume()
-    if kind == "edges" and state is None:
+    if kind == "edges" and state is None and start is None:
         encoder, into = net.get_submodule("controlnet_cond_embedding"), net.get_submodule("conv_in")
         with torch.no_grad():
             scale = into(data["latents"][:64].float().to(device)).std().item() / 2
@@ -97,6 +101,8 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--minutes", type=float, help="of each training; by default 120 for the edges, 40 for the colours")
     parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--lr", type=float, default=1e-3, help="of what is new; what was copied learns at 0.3 of it")
+    parser.add_argument("--on", action="store_true", help="start from the networks that are there")
     parser.add_argument("--scenes", type=int, default=8_000, help="how many of the cached latents are used")
     parser.add_argument("--threads", type=int, help="CPU threads")
     parser.add_argument("--out", type=Path, default=Path(".toybox"), help="the run folder: logs, checkpoints, cache")
@@ -115,7 +121,9 @@ def main() -> None:
     for kind in args.kinds:
         model = Diffuser.load(args.weights)
         run = Run(args.out, f"control_{kind}", args.minutes or MINUTES[kind])
-        control.export(train(run, kind, model, data, shown, args.device, args.batch), args.weights / "control" / kind)
+        folder = args.weights / "control" / kind
+        net = train(run, kind, model, data, shown, args.device, args.batch, args.lr, start=folder if args.on else None)
+        control.export(net, folder)
 
 
 if __name__ == "__main__":

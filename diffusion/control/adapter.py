@@ -11,7 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-WIDE = (256, 768)  # input channels of SDXL adapters: 1 or 3 colours of 16 × 16 pixels
+from diffusion.loading import fill
+
+PLAIN = (64, 192)  # input channels: 1 or 3 colours of 8 × 8 pixels
+WIDE = (256, 768)  # and of SDXL adapters: of 16 × 16 pixels
 
 
 class Block(nn.Module):
@@ -96,20 +99,29 @@ def authors_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
-def from_tensors(tensors: Mapping[str, Tensor], source: Path) -> Adapter:
+def from_tensors(tensors: Mapping[str, Tensor], dtype: torch.dtype, source: Path) -> Adapter:
     """The adapter that weights belong to, with them; ValueError where they do not make one."""
     weights = authors_names(tensors)
     count = 1 + max((int(m[1]) for m in (re.match(r"body\.(\d+)\.", name) for name in weights) if m), default=-1)
     try:
         with torch.device("meta"):
             adapter = _light(weights, count) if "body.0.in_conv.weight" in weights else _full(weights, count)
-        adapter.load_state_dict(weights, assign=True)
-    except (KeyError, RuntimeError) as problem:
-        raise ValueError(f"{source.name}: no T2I-Adapter that is known: {problem}") from problem
+    except KeyError as problem:
+        raise ValueError(f"{source.name}: no T2I-Adapter that is known: {problem.args[0]} is missing") from problem
+    except ValueError as problem:
+        raise ValueError(f"{source.name}: {problem}") from problem
+    fill(adapter, weights, dtype, source)
     return adapter
 
 
+def _check_inputs(inputs: int, known: tuple[int, ...]) -> None:
+    if inputs not in known:
+        wanted = " or ".join(map(str, known))
+        raise ValueError(f"T2I-Adapter: {wanted} input channels are wanted, for grey or coloured pictures; it has {inputs}")
+
+
 def _light(weights: Mapping[str, Tensor], count: int) -> Adapter:
+    _check_inputs(weights["body.0.in_conv.weight"].shape[1], PLAIN)
     stages: list[nn.Module] = []
     for i in range(count):
         inner, before = weights[f"body.{i}.in_conv.weight"].shape[:2]
@@ -120,6 +132,7 @@ def _light(weights: Mapping[str, Tensor], count: int) -> Adapter:
 
 def _full(weights: Mapping[str, Tensor], count: int) -> Adapter:
     first, inputs = weights["conv_in.weight"].shape[:2]
+    _check_inputs(inputs, PLAIN + WIDE)
     blocks: list[nn.Module] = []
     before = first
     for i in range(count):

@@ -27,9 +27,7 @@ def open_control(path: str | Path) -> ControlNet:
     names = _names(file)
     kind = kind_of(names)
     if kind is None:
-        raise ValueError(
-            f"{file.name}: a ControlNet or T2I-Adapter is wanted; {len(names)} weights of something else found ({', '.join(names[:5])})"
-        )
+        raise ValueError(f"{file.name}: a ControlNet or T2I-Adapter is wanted; {_instead(file, names)}")
     digest = hashlib.blake2b(digest_size=16)
     for member in sorted(file.iterdir()) if file.is_dir() else [file]:
         stat = member.stat()
@@ -60,6 +58,14 @@ def contents(path: Path) -> dict[str, Tensor]:
         return read_tensors(path)
     file = open_tensors(path)
     return file.read(file.shapes)
+
+
+def _instead(path: Path, names: list[str]) -> str:
+    if path.is_dir():
+        return f"{len(names)} weights of something else found ({', '.join(names[:5])})"
+    from diffusion.family.checkpoint import describe  # here, because it imports the model libraries
+
+    return describe(open_tensors(path))
 
 
 def _names(path: Path) -> list[str]:

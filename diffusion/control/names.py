@@ -110,13 +110,13 @@ def config_of(shapes: Shapes) -> dict[str, Any]:
     depths = [_count(shapes, f"down_blocks.{i}.attentions.0.transformer_blocks.") for i in range(levels)]
     middle = _count(shapes, "mid_block.attentions.0.transformer_blocks.")
     texts = [shape[1] for name, shape in shapes.items() if name.endswith("attn2.to_k.weight")]
-    if not texts:
-        raise ValueError("no ControlNet: it attends to no text")
+    added = shapes.get("add_embedding.linear_1.weight")
+    if not texts and added is None:
+        raise ValueError("no ControlNet: it attends to no text, as only small ones of SDXL do")
     hint = [shapes["controlnet_cond_embedding.conv_in.weight"][0]]
     for i in range(1, _count(shapes, "controlnet_cond_embedding.blocks."), 2):
         hint.append(shapes[f"controlnet_cond_embedding.blocks.{i}.weight"][0])
-    proj = next(shape for name, shape in shapes.items() if name.endswith("proj_in.weight"))
-    added = shapes.get("add_embedding.linear_1.weight")
+    proj = [shape for name, shape in shapes.items() if name.endswith("proj_in.weight")]
     if added is not None:
         # one number a level; a level without attention does not use its own, the middle uses the last
         depths = [depth or 1 for depth in depths[:-1]] + [depths[-1] or middle]
@@ -128,11 +128,12 @@ def config_of(shapes: Shapes) -> dict[str, Any]:
         "down_block_types": tuple(
             "CrossAttnDownBlock2D" if _count(shapes, f"down_blocks.{i}.attentions.") else "DownBlock2D" for i in range(levels)
         ),
+        "mid_block_type": "UNetMidBlock2DCrossAttn" if _count(shapes, "mid_block.attentions.") else "UNetMidBlock2D",
         "layers_per_block": _count(shapes, "down_blocks.0.resnets."),
-        "cross_attention_dim": texts[0],
-        "attention_head_dim": 8 if texts[0] == 768 else tuple(max(1, c // 64) for c in channels),
+        "cross_attention_dim": texts[0] if texts else 2048,
+        "attention_head_dim": 8 if texts[:1] == [768] else tuple(max(1, c // 64) for c in channels),
         "transformer_layers_per_block": 1 if added is None else tuple(depths),
-        "use_linear_projection": len(proj) == 2,
+        "use_linear_projection": all(len(shape) == 2 for shape in proj),
         "addition_embed_type": None if added is None else "text_time",
         "addition_time_embed_dim": None if added is None else 256,
         "projection_class_embeddings_input_dim": None if added is None else added[1],

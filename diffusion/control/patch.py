@@ -18,6 +18,7 @@ from diffusion.patch import FeaturePatch, Run, RunBlock
 from diffusion.values import Cond, Conditioning, Image
 
 CELL = 8  # pixels of a hint for one latent cell
+COLORS = 3
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,7 +38,9 @@ class Control(FeaturePatch):
         window = Window(self, table.percent_to_sigma(self.start), table.percent_to_sigma(self.end))
         if self.net.kind == "adapter":
             return AtBlocks(window, run.net.weights(self.net.weights), _places(run.blocks))
-        return BesideNet(window, _network(self.net, run), run.dtype)
+        module: Any = _network(self.net, run)
+        _check(module, run.net.unet)
+        return BesideNet(window, module, self.net.pooled or module.pooled)
 
 
 def _network(net: ControlNet, run: Run) -> nn.Module:
@@ -50,6 +53,24 @@ def _network(net: ControlNet, run: Run) -> nn.Module:
     other = net.base is not None and net.base != run.net.model.weights
     unet = run.net.weights(net.base) if other and net.base is not None else run.net.unet
     return beside(unet, net.weights, run.dtype)
+
+
+def _check(module: Any, unet: Any) -> None:
+    """Raise ValueError where a ControlNet's residuals are not of the U-Net's shapes, or it cannot read a hint of pixels."""
+    widths = tuple(unet.config.block_out_channels)
+    if module.widths != widths:
+        raise ValueError(
+            f"ControlNet: its levels have {_listed(module.widths)} channels, the model's {_listed(widths)}; "
+            "use a ControlNet made for this kind of model"
+        )
+    if module.hint_channels != COLORS:
+        raise ValueError(f"ControlNet: it reads hints of {module.hint_channels} channels, a picture has {COLORS}")
+    if module.factor != CELL:
+        raise ValueError(f"ControlNet: its hint has {module.factor} pixels to a latent cell, {CELL} are wanted")
+
+
+def _listed(numbers: tuple[int, ...]) -> str:
+    return ", ".join(map(str, numbers))
 
 
 def apply(
@@ -112,7 +133,7 @@ class BesideNet(FeaturePatch):
 
     window: Window
     module: Any
-    dtype: torch.dtype
+    pooled: bool  # its residuals are averaged over the picture
     seen: dict[tuple[int, ...], Tensor] = field(default_factory=dict)  # what it made of the hint, by the shape of the batch
 
     def residuals(self, call: NetCall) -> Residuals | None:
@@ -120,14 +141,14 @@ class BesideNet(FeaturePatch):
         if not self.window.open(call.step.sigma):
             return None
         control, module, (rows, columns) = self.window.control, self.module, call.x.shape[2:]
-        if module.factor != CELL:
-            raise ValueError(f"ControlNet: its hint has {module.factor} pixels to a latent cell, {CELL} are wanted")
+        if module.channels > call.x.shape[1]:
+            raise ValueError(f"ControlNet: it reads latents of {module.channels} channels, the model's have {call.x.shape[1]}")
         t = torch.full((len(call.x),), call.step.t, device=call.x.device)
         context = call.context if call.aside is None else call.aside
-        width, given = module.body.config.cross_attention_dim, context.shape[-1]
-        if width != given:
+        if module.text not in (None, context.shape[-1]):
             raise ValueError(
-                f"ControlNet: it reads text of width {width}, the model's has {given}; use a ControlNet made for this kind of model"
+                f"ControlNet: it reads text of width {module.text}, the model's has {context.shape[-1]}; "
+                "use a ControlNet made for this kind of model"
             )
         guide = self._guide(call, rows, columns)
         down, mid = module.steer(call.x[:, : module.channels], t, context, guide, call.added, control.net.types)
@@ -141,7 +162,7 @@ class BesideNet(FeaturePatch):
         return self.seen[key]
 
     def _scaled(self, x: Tensor) -> Tensor:
-        if self.window.control.net.pooled:
+        if self.pooled:
             x = x.mean((2, 3), keepdim=True).expand_as(x)
         return x * self.window.control.strength
 

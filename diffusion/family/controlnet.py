@@ -30,7 +30,11 @@ class Net(nn.Module):
     def __init__(self, body: ControlNetModel, union: Union | None) -> None:
         super().__init__()
         self.body, self.union = body, union
-        self.channels = int(body.config.in_channels)
+        self.channels, self.hint_channels = int(body.config.in_channels), int(body.config.conditioning_channels)
+        self.widths = tuple(body.config.block_out_channels)
+        # of the text; small ones of SDXL read none
+        self.text = next((int(w.shape[1]) for name, w in body.named_parameters() if name.endswith("attn2.to_k.weight")), None)
+        self.pooled = bool(body.config.global_pool_conditions)
         # one convolution of stride 2 between each two widths
         self.factor = 2 ** (len(body.config.conditioning_embedding_out_channels) - 1)
 
@@ -42,6 +46,8 @@ class Net(nn.Module):
 
     def see(self, hint: Tensor, types: Sequence[int] = ()) -> Tensor:
         """The features of a hint, [b, c, h, w]: the part that does not depend on the step, so that one evaluation serves a run."""
+        if self.body.config.controlnet_conditioning_channel_order == "bgr":
+            hint = hint.flip(1)
         guide: Tensor = self.body.controlnet_cond_embedding(hint)
         return guide if self.union is None else self.union.fused(guide, types)
 
@@ -66,7 +72,8 @@ class Net(nn.Module):
             else:
                 h, more = block(hidden_states=h, temb=emb)
             skips += more
-        h = body.mid_block(h, emb, encoder_hidden_states=context)
+        told = {"encoder_hidden_states": context} if hasattr(body.mid_block, "has_cross_attention") else {}
+        h = body.mid_block(h, emb, **told)
         return tuple(zero(skip) for zero, skip in zip(body.controlnet_down_blocks, skips, strict=True)), body.controlnet_mid_block(h)
 
 
@@ -123,7 +130,7 @@ def load(ref: WeightsRef, dtype: torch.dtype) -> nn.Module:
     path = Path(ref.source)
     tensors = contents(path)
     if is_adapter(tensors):
-        return from_tensors(tensors, path).to(dtype)
+        return from_tensors(tensors, dtype, path)
     names = renamed(tensors)
     return build({names[old]: tensor for old, tensor in tensors.items() if old in names}, dtype, path)
 

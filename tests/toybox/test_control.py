@@ -9,7 +9,7 @@ from torch import Tensor
 from toybox import control, hints, tokenizer, train_control
 from toybox.ddim import Diffuser
 from toybox.export import scheduler
-from toybox.generator import MINIATURE, Eager, build_text, build_unet
+from toybox.generator import MINIATURE, Eager, alpha_bars, build_text, build_unet
 from toybox.run import Run
 from toybox.scenes import render, sample
 from toybox.views import coarse_colors, edges
@@ -75,6 +75,29 @@ def test_the_hint_encoder_learns_where_objects_are(model: Diffuser, shown: dict[
     assert features.std().item() == pytest.approx(0.7, rel=1e-3)
 
 
+def test_colours_are_learnt_from_noise_alone_where_sampling_starts(
+    model: Diffuser, data: dict[str, Tensor], shown: dict[str, Tensor]
+) -> None:
+    bright = {"latents": data["latents"] * 0.01 + 3}  # a mean that every noisy version of them shows
+    bare: dict[bool, list[bool]] = {True: [], False: []}
+    for step in range(40):
+        b = control.batch("colors", bright, shown, model.tokenizer, step, 8)
+        a = alpha_bars()[b.t][:, None, None, None]
+        x_t = a.sqrt() * b.latents + (1 - a).sqrt() * b.noise
+        seen = x_t.mean((1, 2, 3)) / (3 * a.sqrt().flatten())  # 1 where that mean shows
+        for early, share in zip((b.t >= control.FIRST_STEPS).tolist(), seen.tolist(), strict=True):
+            bare[early].append(share < 0.5)
+    assert not any(bare[False])
+    assert sum(bare[True]) / len(bare[True]) == pytest.approx(control.BARE_SHARE, abs=0.15)
+
+
+def test_any_noise_is_explained(data: dict[str, Tensor]) -> None:
+    t = torch.arange(100, 900, 100)
+    x_t = torch.randn(8, 4, 16, 16, generator=torch.Generator().manual_seed(5))
+    a = alpha_bars()[t][:, None, None, None]
+    assert torch.allclose(a.sqrt() * data["latents"] + (1 - a).sqrt() * control.explained(x_t, data["latents"], t), x_t, atol=1e-5)
+
+
 @pytest.mark.parametrize("kind", control.KINDS)
 def test_training_changes_the_network_alone_resumes_bit_equal_and_ships(
     kind: str, data: dict[str, Tensor], shown: dict[str, Tensor], model: Diffuser, tmp_path: Path
@@ -94,6 +117,21 @@ def test_training_changes_the_network_alone_resumes_bit_equal_and_ships(
     again = control.load(kind, tmp_path / "shipped").state_dict()
     assert kept.keys() == again.keys()
     assert all(torch.equal(v, again[k]) for k, v in kept.items())
+
+
+def test_training_goes_on_from_a_shipped_network(
+    data: dict[str, Tensor], shown: dict[str, Tensor], model: Diffuser, tmp_path: Path
+) -> None:
+    net = control.build("colors", model.unet)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(0.01)
+    control.export(net, tmp_path / "shipped")
+    run = Run(tmp_path, "on", 1, 4)
+    same = train_control.train(run, "colors", model, data, shown, batch_size=4, until=0, start=tmp_path / "shipped").state_dict()
+    assert all(torch.equal(v.float(), same[k]) for k, v in net.state_dict().items())
+    trained = train_control.train(run, "colors", model, data, shown, batch_size=4, until=2, start=tmp_path / "shipped").state_dict()
+    assert not any(torch.equal(v, same[k]) for k, v in trained.items())
 
 
 def test_a_missing_network_is_told(tmp_path: Path) -> None:

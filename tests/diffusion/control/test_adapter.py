@@ -27,7 +27,7 @@ def test_features_are_those_of_diffusers(kind, colors, channels, factor):
     torch.manual_seed(0)
     blocks = 4 if kind == "light_adapter" else 2
     theirs = T2IAdapter(colors, channels, blocks, factor, kind)
-    ours = from_tensors(theirs.state_dict(), SOURCE)
+    ours = from_tensors(theirs.state_dict(), torch.float32, SOURCE)
     hint = torch.rand(2, 3, 128, 128)
     with torch.no_grad():
         want = theirs(hint if colors == 3 else hint.mean(1, keepdim=True))
@@ -36,7 +36,7 @@ def test_features_are_those_of_diffusers(kind, colors, channels, factor):
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(found, want, strict=True))
     names = authors_names(theirs.state_dict())
     assert not any("resnets" in name for name in names)
-    assert all(torch.equal(a, b) for a, b in zip(from_tensors(names, SOURCE)(hint), found, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(from_tensors(names, torch.float32, SOURCE)(hint), found, strict=True))
 
 
 def test_odd_sides_are_halved_upwards():
@@ -46,10 +46,18 @@ def test_odd_sides_are_halved_upwards():
 
 
 def test_weights_that_are_no_adapter_are_refused():
-    weights = T2IAdapter(3, [8, 16, 32, 32]).state_dict()
-    weights.pop("adapter.body.1.in_conv.weight")
-    with pytest.raises(ValueError, match="adapter: no T2I-Adapter that is known"):
-        from_tensors(weights, SOURCE)
+    def refused(weights, reason):
+        with pytest.raises(ValueError, match=reason) as problem:
+            from_tensors(weights, torch.float32, SOURCE)
+        assert "\n" not in str(problem.value)
+
+    whole = T2IAdapter(3, [8, 16, 32, 32]).state_dict()
+    without = {part: {name: w for name, w in whole.items() if part not in name} for part in ("adapter.conv_in", "body.1.in_conv.weight")}
+    refused(without["adapter.conv_in"], r"adapter: no T2I-Adapter that is known: conv_in\.weight is missing")
+    refused(without["body.1.in_conv.weight"], r"weights do not fit Adapter: ")
+    wrong = "64 or 192 or 256 or 768 input channels are wanted, for grey or coloured pictures; it has 128"
+    refused(T2IAdapter(2, [8, 16, 32, 32]).state_dict(), f"adapter: T2I-Adapter: {wrong}")
+    refused(T2IAdapter(4, [8, 16], 4, 8, "light_adapter").state_dict(), "64 or 192 input channels are wanted.*; it has 256")
 
 
 def test_features_are_added_at_the_end_of_each_level_as_diffusers_does(model, device, red, x, picture, folder, tmp_path):

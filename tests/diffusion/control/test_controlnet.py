@@ -1,6 +1,8 @@
 """Every layout of a ControlNet file gives the residuals that diffusers' own network gives for these weights."""
 
+import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +21,8 @@ from diffusion.session import open_session
 ORIGINAL = [  # diffusers' names, and what the authors call them in a U-Net of two levels with one layer each
     (r"time_embedding\.linear_1", "time_embed.0"),
     (r"time_embedding\.linear_2", "time_embed.2"),
+    (r"add_embedding\.linear_1", "label_emb.0.0"),
+    (r"add_embedding\.linear_2", "label_emb.0.2"),
     (r"conv_in\.(weight|bias)$", r"input_blocks.0.0.\1"),
     (r"down_blocks\.0\.resnets\.0", "input_blocks.1.0"),
     (r"down_blocks\.0\.attentions\.0", "input_blocks.1.1"),
@@ -78,6 +82,61 @@ def test_a_folder_gives_what_diffusers_gives(controlnet_folder, controlnet, aske
         theirs = ControlNetModel.from_pretrained(controlnet_folder)(x, t, context, hint, return_dict=False)
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip((*down, mid), (*theirs[0], theirs[1]), strict=True))
     assert mid.abs().max() > 0.01
+
+
+SDXL = {
+    "cross_attention_dim": 2048,
+    "attention_head_dim": (1, 2),
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2816,
+}
+FORMS = {
+    "SD 1": {"cross_attention_dim": 768, "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D")},
+    "SD 2": {"cross_attention_dim": 1024, "attention_head_dim": (1, 2), "use_linear_projection": True},
+    "SDXL": {**SDXL, "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"), "transformer_layers_per_block": (1, 2)},
+    "SDXL mid": {**SDXL, "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D")},
+    "SDXL small": {**SDXL, "down_block_types": ("DownBlock2D", "DownBlock2D"), "transformer_layers_per_block": (1, 0)},
+    "SDXL small, plain middle": {**SDXL, "down_block_types": ("DownBlock2D", "DownBlock2D"), "mid_block_type": "UNetMidBlock2D"},
+}
+
+
+@pytest.mark.parametrize("layout", ["original", "diffusers"])
+@pytest.mark.parametrize("form", FORMS)
+def test_a_file_without_configuration_gives_what_diffusers_gives(form, layout, tmp_path):
+    from diffusers import ControlNetModel
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        told = {"down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"), **FORMS[form]}
+        theirs = ControlNetModel(block_out_channels=(64, 128), layers_per_block=1, **told)
+        for module in (*theirs.controlnet_down_blocks, theirs.controlnet_mid_block, theirs.controlnet_cond_embedding.conv_out):
+            torch.nn.init.normal_(module.weight, std=0.1)
+    save_file({original(n) if layout == "original" else n: w for n, w in theirs.state_dict().items()}, tmp_path / "net.safetensors")
+    ours = load(open_control(tmp_path / "net.safetensors").weights, torch.float32)
+    lot = torch.Generator().manual_seed(0)
+    shapes = ((2, 4, 8, 8), (2, 7, told["cross_attention_dim"]), (2, 3, 64, 64), (2, 1280))
+    x, context, hint, pooled = (torch.randn(*shape, generator=lot) for shape in shapes)
+    t, added = torch.tensor([400, 900]), {"text_embeds": pooled, "time_ids": torch.rand(2, 6, generator=lot) * 1000}
+    with torch.no_grad():
+        down, mid = ours(x, t, context, hint, added if "addition_embed_type" in told else {})
+        want = theirs(x, t, context, hint, added_cond_kwargs=added, return_dict=False)
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip((*down, mid), (*want[0], want[1]), strict=True))
+    assert mid.std() > 0.01
+
+
+def test_a_folder_tells_that_residuals_are_pooled_and_colours_reversed(
+    model, device, red, x, controlnet_folder, controlnet, picture, tmp_path
+):
+    shutil.copytree(controlnet_folder, tmp_path / "told")
+    config = json.loads((tmp_path / "told" / "config.json").read_text())
+    config |= {"global_pool_conditions": True, "controlnet_conditioning_channel_order": "bgr"}
+    (tmp_path / "told" / "config.json").write_text(json.dumps(config))
+    found = run(model, device, red, x, Control(open_control(tmp_path / "told"), picture))
+    plain = run(model, device, red, x, Control(controlnet, picture.flip(-1)))
+    assert torch.allclose(found, run(model, device, red, x, Control(replace(controlnet, pooled=True), picture.flip(-1))), atol=1e-5)
+    assert not torch.allclose(found, plain, atol=1e-3)
 
 
 def test_the_original_layout_is_read_with_and_without_its_prefix(weights):
@@ -192,15 +251,19 @@ def test_a_union_gives_what_diffusers_gives(asked):
     tensors = theirs.state_dict()
     told = {"attention_head_dim": 4, "norm_num_groups": 8}
     ours = family.build(tensors, torch.float32, Path("union"), told)
-    x, t, context, hint = asked
+    x, t, context, hints = asked
+    hint = hints[:1].expand(2, -1, -1, -1)  # one for both samples: in diffusers' transformer samples attend to one another
     flags = torch.zeros(2, 6)
     flags[:, 3] = 1
     with torch.no_grad():
         want = theirs(x, t, context, [hint], flags, [3], return_dict=False)
         down, mid = ours(x, t, context, hint, {}, (3,))
         auto, _ = ours(x, t, context, hint, {})
-    assert all(torch.allclose(a, b, atol=1e-3, rtol=1e-3) for a, b in zip((*down, mid), (*want[0], want[1]), strict=True))
+        several = ours.see(hints, (3,))
+        alone = torch.cat([ours.see(one[None], (3,)) for one in hints])
+    assert all(torch.allclose(a, b, atol=1e-5, rtol=1e-5) for a, b in zip((*down, mid), (*want[0], want[1]), strict=True))
     assert not torch.allclose(auto[-1], down[-1], atol=1e-3)
+    assert torch.allclose(several, alone, atol=1e-5)
     with pytest.raises(ValueError, match="this union knows 6 kinds"):
         ours(x, t, context, hint, {}, (7,))
 
@@ -208,7 +271,7 @@ def test_a_union_gives_what_diffusers_gives(asked):
 def test_files_that_are_something_else_are_refused(tmp_path, weights):
     assert kind_of(weights) == "controlnet"
     save_file({"lora_unet_x.lora_up.weight": torch.ones(1)}, tmp_path / "lora.safetensors")
-    with pytest.raises(ValueError, match=r"lora\.safetensors: a ControlNet or T2I-Adapter is wanted; 1 weights of something else"):
+    with pytest.raises(ValueError, match=r"lora\.safetensors: a ControlNet or T2I-Adapter is wanted; this is a LoRA"):
         open_control(tmp_path / "lora.safetensors")
     (tmp_path / "page.safetensors").write_text("<html>404</html>" * 10)
     with pytest.raises(ValueError, match=r"page\.safetensors: this is an HTML page"):
@@ -218,3 +281,39 @@ def test_files_that_are_something_else_are_refused(tmp_path, weights):
         open_control(tmp_path / "old.pth")
     with pytest.raises(FileNotFoundError, match="nothing found"):
         open_control(tmp_path / "none.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("told", "reason"),
+    [
+        ({"block_out_channels": (32, 96)}, "ControlNet: its levels have 32, 96 channels, the model's 32, 64; use a ControlNet made for"),
+        ({"cross_attention_dim": 48}, "ControlNet: it reads text of width 48, the model's has 32; use a ControlNet made for this"),
+        ({"in_channels": 9}, "ControlNet: it reads latents of 9 channels, the model's have 4"),
+        ({"conditioning_channels": 4}, "ControlNet: it reads hints of 4 channels, a picture has 3"),
+        ({"conditioning_embedding_out_channels": (8, 8, 8)}, "ControlNet: its hint has 4 pixels to a latent cell, 8 are wanted"),
+        ({"layers_per_block": 2}, "residuals: 4 for the skip connections are wanted, 6 given"),
+    ],
+)
+def test_a_network_that_does_not_fit_the_model_is_told_in_one_sentence(
+    told, reason, model, device, red, x, controlnet_folder, picture, tmp_path
+):
+    from diffusers import ControlNetModel
+
+    from diffusion.loading import read_json
+
+    ControlNetModel.from_config(read_json(controlnet_folder / "config.json") | told).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=reason) as problem:
+        run(model, device, red, x, Control(open_control(tmp_path), picture))
+    assert "\n" not in str(problem.value)
+
+
+def test_a_file_that_lost_weights_or_its_end_is_told_in_one_sentence(weights, tmp_path):
+    lost = {original(name): tensor for name, tensor in weights.items() if "time_embedding.linear_2" not in name}
+    save_file(lost, tmp_path / "lost.safetensors")
+    with pytest.raises(ValueError, match=r"2 weights do not fit ControlNetModel: time_embedding\.linear_2\.bias is missing") as problem:
+        load(open_control(tmp_path / "lost.safetensors").weights, torch.float32)
+    assert "\n" not in str(problem.value)
+    whole = (tmp_path / "lost.safetensors").read_bytes()
+    (tmp_path / "cut.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"cut\.safetensors: .*truncated"):
+        open_control(tmp_path / "cut.safetensors")
