@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from diffusion.files import PICKLES, check_allowed, load_weights, open_tensors
+from diffusion.files import check_allowed, is_pickled, load_weights, open_tensors
 
 Vectors = Mapping[str, Tensor]  # [n, d] or [d] by the text encoder's name; "" where the file does not tell
 SUFFIXES = ("", ".safetensors", ".pt", ".bin")  # what a prompt may leave out of a file's name
@@ -25,7 +25,7 @@ def read_embedding(path: Path) -> dict[str, Tensor]:
 
     Raises ValueError for a file that holds none, or a pickled one that is not allowed.
     """
-    if path.suffix.lower() in PICKLES:
+    if is_pickled(path):
         check_allowed(path)
         content = load_weights(path)
     else:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +23,7 @@ from torch import Tensor
 PICKLES = (".ckpt", ".pt", ".pt2", ".pth", ".bin", ".pkl")
 ALLOW = "LATENTGRAPH_ALLOW_PICKLE"
 _HEADER_LIMIT = 100 << 20  # bytes; safetensors' own limit
+_PROTOCOLS = tuple(b"\x80" + bytes([protocol]) for protocol in range(2, 6))  # how pickles begin
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,25 +46,49 @@ class TensorFile:
 
 def open_tensors(path: Path) -> TensorFile:
     """Look into a file of tensors. Raises ValueError for a file that is none, is truncated, or is pickled and not allowed."""
+    start = _start(path)
+    if _is_pickled(path, start):
+        return _pickled(path)
+    return _safetensors(path, start)
+
+
+def is_pickled(path: Path) -> bool:
+    """Whether a file is pickled, by what it begins with, then by its name. Raises ValueError for what is no file of tensors at all."""
+    return _is_pickled(path, _start(path))
+
+
+def _start(path: Path) -> bytes:
+    """The first bytes of a file. Raises ValueError where they tell that it is no file of tensors, whatever it is called."""
     with open(path, "rb") as file:
         start = file.read(512)
-    if path.suffix.lower() in PICKLES or start[:2] in (b"PK", b"\x80\x02"):
-        return _pickled(path, start)
     text = start.lstrip().lower()
     if not start:
         raise ValueError(f"{path.name}: the file is empty; download it again")
-    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<")):
+    if _begins_as_safetensors(start):
+        return start
+    if text.startswith(b"<"):
         raise ValueError(f"{path.name}: this is an HTML page, such as a download error leaves, not a safetensors file; download it again")
+    if text.startswith(b"{"):
+        raise ValueError(f"{path.name}: this is JSON, such as a download error leaves, not a safetensors file; download it again")
     if text.startswith(b"version https://git-lfs"):
         raise ValueError(f"{path.name}: this is a pointer to a file in Git LFS, not the file; fetch it with git lfs pull")
     if start.startswith(b"GGUF"):
         raise ValueError(f"{path.name}: this is a GGUF file; a safetensors file is wanted")
-    return _safetensors(path, start)
+    return start
+
+
+def _begins_as_safetensors(start: bytes) -> bool:
+    return start[8:9] == b"{" and 2 <= int.from_bytes(start[:8], "little") <= _HEADER_LIMIT
+
+
+def _is_pickled(path: Path, start: bytes) -> bool:
+    # the length that a safetensors file begins with may have the bytes of PK or of a pickle's first opcode
+    return not _begins_as_safetensors(start) and (path.suffix.lower() in PICKLES or start.startswith((b"PK", *_PROTOCOLS)))
 
 
 def _safetensors(path: Path, start: bytes) -> TensorFile:
     size, length = path.stat().st_size, int.from_bytes(start[:8], "little")
-    if len(start) < 8 or not 2 <= length <= _HEADER_LIMIT or start[8:9] != b"{":
+    if not _begins_as_safetensors(start):
         raise ValueError(f"{path.name}: this is not a safetensors file; it starts with {start[:12]!r}")
     if 8 + length > size:
         raise ValueError(f"{path.name}: the file is truncated: its header alone has {8 + length} bytes, the file {size}; download it again")
@@ -120,7 +147,7 @@ def check_allowed(path: Path) -> None:
         )
 
 
-def _pickled(path: Path, start: bytes) -> TensorFile:
+def _pickled(path: Path) -> TensorFile:
     if path.suffix.lower() not in PICKLES:
         raise ValueError(
             f"{path.name}: this is a zip archive or a pickled PyTorch file, not a safetensors file; download or convert it again"
@@ -149,14 +176,37 @@ def named_tensors(path: Path, content: Any) -> dict[str, Tensor]:
     return tensors
 
 
+class _Left:
+    """What a trainer left in a file beside the weights; nothing of it is kept."""
+
+    def __init__(self, *about: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+_LEFT = (  # by Lightning in the first Stable Diffusion checkpoints, and by NumPy wherever a number is one of its own
+    "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
+    "numpy.core.multiarray.scalar",
+    "numpy._core.multiarray.scalar",
+    "numpy.dtype",
+    "_codecs.encode",
+)
+_LEFT_OUT = [(type(name.rpartition(".")[2], (_Left,), {}), name) for name in _LEFT]
+
+
 def load_weights(path: Path) -> Any:
     """What a pickled file holds, read as weights only. ValueError where that is not possible."""
-    with torch.serialization.safe_globals([torch.nn.ParameterDict]):
+    with torch.serialization.safe_globals([torch.nn.ParameterDict, *_LEFT_OUT]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Detected pickle protocol")  # whether it can be read shows in the next line
         try:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
         except Exception as problem:  # torch raises whatever the damaged pickle leads to
-            reason = str(problem).strip().split("\n")[0][:160]
-            raise ValueError(f"{path.name}: this pickled file cannot be read as weights ({type(problem).__name__}: {reason})") from problem
+            # torch's own message goes on for lines, and advises to run the code in the file
+            code = re.search(r"GLOBAL ([\w.]+)", str(problem))
+            reason = "it is damaged, or no file of PyTorch" if code is None else f"it wants {code[1]} run, which is code"
+            raise ValueError(f"{path.name}: this pickled file cannot be read as weights: {reason}") from problem
 
 
 # -- writing --

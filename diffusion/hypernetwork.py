@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diffusion.files import PICKLES, check_allowed, load_weights, open_tensors
+from diffusion.files import check_allowed, is_pickled, load_weights, open_tensors
 from diffusion.patch import Attend, AttentionPatch, AttnCall, Run, Site
 
 SETTINGS = ("activation_func", "activate_output")  # what else a file says matters only in training
@@ -126,7 +126,7 @@ def read_hypernetwork(path: Path) -> Networks:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: a hypernetwork is wanted, nothing found")
     settings: Mapping[str, str]
-    if path.suffix.lower() in PICKLES:
+    if is_pickled(path):
         check_allowed(path)
         tensors, settings = flattened(load_weights(path))
     else:

@@ -13,12 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from diffusion.family import NAMES, family
-from diffusion.files import TensorFile, open_tensors, pickle_allowed
-from diffusion.process import Process
+from diffusion.files import TensorFile, open_tensors
 from diffusion.values import VAE, Clip, Model, WeightsRef
 
-CONFIGS = ("unet/config.json", "vae/config.json", "scheduler/scheduler_config.json")
+CONFIGS = ("unet/config.json", "vae/config.json")
 ENCODERS = ("", "_2")
+# a diffusers folder's weights: text encoders' are called model, or pytorch_model where they are pickled or were
+WEIGHTS = (
+    *((stem, "safetensors") for stem in ("diffusion_pytorch_model", "model", "pytorch_model")),
+    *((stem, "bin") for stem in ("diffusion_pytorch_model", "pytorch_model")),
+)
 
 
 def open_checkpoint(path: str | Path) -> tuple[Model, Clip, VAE]:
@@ -31,8 +35,10 @@ def open_checkpoint(path: str | Path) -> tuple[Model, Clip, VAE]:
 
 
 def _open_folder(folder: Path) -> tuple[Model, Clip, VAE]:
+    from diffusion.family.folder import check, process
+
     encoders = [n for n in ENCODERS if (folder / f"text_encoder{n}" / "config.json").exists()]
-    wanted = [*CONFIGS, *(f"tokenizer{n}" for n in encoders), *(() if encoders else ("text_encoder/config.json", "tokenizer"))]
+    wanted = [*CONFIGS, *(() if encoders else ("text_encoder/config.json",))]
     missing = [name for name in wanted if not (folder / name).exists()]
     if missing:
         raise FileNotFoundError(f"checkpoint {folder}: {', '.join(missing)} wanted in a diffusers folder, not found")
@@ -41,9 +47,10 @@ def _open_folder(folder: Path) -> tuple[Model, Clip, VAE]:
     for name in NAMES:
         reason = family(name).mismatch(configs)
         if reason is None:
+            check(folder, ("unet", "vae", *(f"text_encoder{n}" for n in encoders)))
             text = tuple(f"{part}{n}" for n in encoders for part in ("text_encoder", "tokenizer"))
             return (
-                Model(_ref(folder, name, "unet", ("unet",)), process=_process(folder, configs["scheduler"])),
+                Model(_ref(folder, name, "unet", ("unet",)), process=process(folder)),
                 Clip(_ref(folder, name, "text", text)),
                 VAE(_ref(folder, name, "vae", ("vae",))),
             )
@@ -63,9 +70,9 @@ def _open_file(path: Path) -> tuple[Model, Clip, VAE]:
 
 
 def open_unet(path: str | Path, dtype: str | None = None) -> Model:
-    """A model from a file that has a U-Net, with original names or diffusers', or a folder that has `unet` and `scheduler`.
+    """A model from a file that has a U-Net, with original names or diffusers', or a folder that has `unet`.
 
-    Raises ValueError where there is none, FileNotFoundError where a folder lacks either.
+    Raises ValueError where there is none, FileNotFoundError where a folder lacks it.
     """
     from diffusion.family.checkpoint import examine_unet
 
@@ -77,14 +84,16 @@ def open_unet(path: str | Path, dtype: str | None = None) -> Model:
 
 
 def _open_unet_folder(folder: Path, dtype: str | None) -> Model:
-    files = ("unet/config.json", "scheduler/scheduler_config.json")
-    if missing := [name for name in files if not (folder / name).exists()]:
-        raise FileNotFoundError(f"model {folder}: {', '.join(missing)} wanted in a diffusers folder, not found")
-    config, scheduler = (read_json(folder / name) for name in files)
+    from diffusion.family.folder import check, process
+
+    if not (folder / "unet/config.json").exists():
+        raise FileNotFoundError(f"model {folder}: unet/config.json wanted in a diffusers folder, not found")
+    config = read_json(folder / "unet/config.json")
     if config.get("_class_name") != "UNet2DConditionModel":
         raise ValueError(f"model {folder.name}: the denoiser is a {config.get('_class_name')}, a UNet2DConditionModel is wanted")
+    check(folder, ("unet",))
     name = "sd1" if config.get("addition_embed_type") is None else "sdxl"
-    return Model(replace(_ref(folder, name, "unet", ("unet",)), dtype=dtype), process=_process(folder, scheduler))
+    return Model(replace(_ref(folder, name, "unet", ("unet",)), dtype=dtype), process=process(folder))
 
 
 def open_clip(paths: Sequence[str | Path]) -> Clip:
@@ -102,9 +111,19 @@ def open_vae(path: str | Path) -> VAE:
 
     source = Path(path).expanduser().resolve()
     if source.is_dir():
-        return VAE(_ref(source, "autoencoder", "vae", ("vae",) if (source / "vae").is_dir() else (".",)))
+        return _open_vae_folder(source)
     examine_vae(open_tensors(source))
     return VAE(_file_ref(source, "autoencoder", "vae"))
+
+
+def _open_vae_folder(folder: Path) -> VAE:
+    from diffusion.family.folder import check
+
+    part = "vae" if (folder / "vae").is_dir() else "."
+    if not (folder / part / "config.json").exists():
+        raise FileNotFoundError(f"VAE {folder}: config.json wanted in a diffusers folder, not found")
+    check(folder, (part,))
+    return VAE(_ref(folder, "autoencoder", "vae", (part,)))
 
 
 def open_tiny_vae(encoder: str | Path, decoder: str | Path) -> VAE:
@@ -132,24 +151,10 @@ def _file_ref(path: Path, family: str, part: str, *others: Path) -> WeightsRef:
 def _ref(folder: Path, family: str, part: str, subfolders: tuple[str, ...]) -> WeightsRef:
     digest = hashlib.blake2b(digest_size=16)
     for subfolder in subfolders:
-        for file in sorted(file for file in (folder / subfolder).iterdir() if file.is_file()):
+        for file in sorted(file for file in (folder / subfolder).glob("*") if file.is_file()):
             stat = file.stat()
             digest.update(f"{subfolder}/{file.name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
     return WeightsRef(family, str(folder), part, digest.hexdigest())
-
-
-def _process(folder: Path, config: Mapping[str, Any]) -> Process:
-    if config.get("trained_betas") is not None:
-        raise ValueError(f"checkpoint {folder.name}: scheduler_config.json has trained_betas; a beta_schedule by name is wanted")
-    default = Process()
-    return Process(
-        config.get("prediction_type", default.prediction),
-        config.get("beta_schedule", default.beta_schedule),
-        config.get("beta_start", default.beta_start),
-        config.get("beta_end", default.beta_end),
-        config.get("num_train_timesteps", default.steps),
-        config.get("rescale_betas_zero_snr", default.zero_terminal_snr),
-    )
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -163,30 +168,38 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def read_tensors(folder: Path) -> dict[str, Tensor]:
-    """All weights of one part of a diffusers folder: one safetensors file, an index's shards, or a pickled file where allowed."""
-    for stem in ("diffusion_pytorch_model", "model"):
+def read_tensors(folder: Path, *, meta: bool = False) -> dict[str, Tensor]:
+    """All weights of one part of a diffusers folder; `meta`: only their shapes, nothing is read."""
+    files = weights_in(folder)
+    if meta:
+        return {name: torch.empty(shape, device="meta") for file in files for name, shape in file.shapes.items()}
+    return {name: tensor for file in files for name, tensor in file.read(file.shapes).items()}
+
+
+def weights_in(folder: Path) -> list[TensorFile]:
+    """The weights of one part of a diffusers folder: one file, or an index's shards; safetensors, or pickled ones where allowed."""
+    for stem, end in WEIGHTS:
         for variant in ("", ".fp16"):
-            file = folder / f"{stem}{variant}.safetensors"
-            if file.is_file():
-                return _all(open_tensors(file))
-            index = folder / f"{stem}.safetensors.index{variant}.json"
-            if index.is_file():
-                shards = sorted(set(read_json(index)["weight_map"].values()))
-                if any(Path(shard).name != shard for shard in shards):
-                    raise ValueError(f"{index}: plain file names are wanted, {shards} given")
-                return {name: tensor for shard in shards for name, tensor in _all(open_tensors(folder / shard)).items()}
-    pickled = next((folder / name for name in ("diffusion_pytorch_model.bin", "pytorch_model.bin") if (folder / name).is_file()), None)
-    if pickled is not None and pickle_allowed():
-        return _all(open_tensors(pickled))
+            file, index = folder / f"{stem}{variant}.{end}", folder / f"{stem}.{end}.index{variant}.json"
+            if file.is_file() or index.is_file():
+                shards = [file.name] if file.is_file() else _shards(index)
+                try:
+                    return [open_tensors(folder / shard) for shard in shards]
+                except ValueError as problem:
+                    raise ValueError(f"{folder}: {problem}") from problem
     found = ", ".join(sorted(file.name for file in folder.iterdir())) or "nothing"
-    raise FileNotFoundError(
-        f"{folder}: weights as safetensors are wanted (pickled .bin and .pt files only with --allow-pickle), {found} found"
-    )
+    wanted = " or ".join(f"{stem}.safetensors" for stem in ("diffusion_pytorch_model", "model"))
+    raise FileNotFoundError(f"{folder}: weights as safetensors are wanted ({wanted}, also .fp16), {found} found")
 
 
-def _all(file: TensorFile) -> dict[str, Tensor]:
-    return file.read(file.shapes)
+def _shards(index: Path) -> list[str]:
+    names = read_json(index).get("weight_map")
+    if not isinstance(names, dict) or not all(isinstance(shard, str) for shard in names.values()):
+        raise ValueError(f"{index}: a weight_map from weights to files is wanted")
+    shards = sorted(set(names.values()))
+    if any(Path(shard).name != shard for shard in shards):
+        raise ValueError(f"{index}: plain file names are wanted, {shards} given")
+    return shards
 
 
 def fill(module: nn.Module, tensors: Mapping[str, Tensor], dtype: torch.dtype, source: Path) -> nn.Module:

@@ -2,28 +2,44 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from diffusion.memory import TorchDevice
+from diffusion.process import Process
 from diffusion.values import VAE, Clip, Model
 from diffusion.weights import opened
 
 
 def model_tensors(model: Model, device: TorchDevice) -> dict[str, Tensor]:
-    """The denoiser's weights; marks tell a v-prediction and a terminal SNR of zero. Raises ValueError where the layout cannot hold them."""
-    import torch
-
+    """The denoiser's weights, and marks of what it predicts. Raises ValueError where the layout cannot hold or tell them."""
     from diffusion.family.saving import unet_tensors
 
+    marks = _marks(model.process)
     with opened(model.weights, model.patches, device.weights) as unet:
-        tensors = unet_tensors(unet)
-    if model.process.prediction == "sample":
-        raise ValueError("a model that predicts the picture itself cannot be written: checkpoint files do not tell it")
-    if model.process.prediction == "v_prediction":
-        tensors["v_pred"] = torch.zeros(0)
-    if model.process.zero_terminal_snr:
-        tensors["ztsnr"] = torch.zeros(0)
-    return tensors
+        return unet_tensors(unet) | marks
+
+
+def metadata(model: Model) -> dict[str, str]:
+    """What a file says of the denoiser in words, so that nobody has to guess from its weights."""
+    return {"modelspec.prediction_type": "v" if model.process.prediction == "v_prediction" else "epsilon"}
+
+
+def _marks(process: Process) -> dict[str, Tensor]:
+    """Tensors that tell of a v-prediction, of a terminal SNR of zero and of the levels of training."""
+    told = Process(process.prediction, zero_terminal_snr=process.zero_terminal_snr, levels=process.levels)
+    known = ("v_prediction",) if process.levels else ("epsilon", "v_prediction")
+    if process != told or process.prediction not in known:
+        raise ValueError(
+            f"a model trained as {process.prediction} on {process.beta_schedule} levels cannot be written, since files do not tell it; "
+            "epsilon and v_prediction on Stable Diffusion's levels can, so save it from before its sampling was changed"
+        )
+    marks = {"v_pred": torch.zeros(0)} if process.prediction == "v_prediction" else {}
+    if process.zero_terminal_snr:
+        marks["ztsnr"] = torch.zeros(0)
+    if process.levels is not None:
+        marks |= {f"edm_vpred.sigma_{end}": torch.tensor(level) for end, level in zip(("min", "max"), process.levels, strict=True)}
+    return marks
 
 
 def clip_tensors(clip: Clip, device: TorchDevice) -> dict[str, Tensor]:

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO
 from pydantic import Field
 
 from diffusion.files import write_tensors
-from diffusion.saving import clip_tensors, model_tensors, tower_files, vae_tensors
+from diffusion.saving import clip_tensors, metadata, model_tensors, tower_files, vae_tensors
 from diffusion.values import VAE, Clip, Model
 from graph_engine.errors import NodeError
 from graph_engine.node import Node
 from nodes.params import FilenamePrefix
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
 
     from graph_engine.context import Context
@@ -38,7 +40,7 @@ class CheckpointSave(Node, category="advanced/model_merging", title="Save Checkp
             tensors |= vae_tensors(self.vae, ctx.device, whole=True)
         except ValueError as problem:
             raise NodeError(str(problem)) from problem
-        _save(ctx, self.filename_prefix, tensors)
+        _save(ctx, self.filename_prefix, tensors, metadata(self.model))
 
 
 class ModelSave(Node, category="advanced/model_merging", title="Save Model", output=True):
@@ -52,7 +54,7 @@ class ModelSave(Node, category="advanced/model_merging", title="Save Model", out
             tensors = model_tensors(self.model, ctx.device)
         except ValueError as problem:
             raise NodeError(f"model: {problem}") from problem
-        _save(ctx, self.filename_prefix, tensors)
+        _save(ctx, self.filename_prefix, tensors, metadata(self.model))
 
 
 class CLIPSave(Node, category="advanced/model_merging", title="Save CLIP", output=True):
@@ -84,10 +86,10 @@ class VAESave(Node, category="advanced/model_merging", title="Save VAE", output=
         _save(ctx, self.filename_prefix, tensors)
 
 
-def _save(ctx: Context, prefix: str, tensors: dict[str, Tensor]) -> None:
-    metadata = {"format": "pt", **({"prompt": json.dumps(ctx.workflow)} if ctx.workflow else {})}
+def _save(ctx: Context, prefix: str, tensors: dict[str, Tensor], told: Mapping[str, str] = {}) -> None:
+    about = {"format": "pt", **told, **({"prompt": json.dumps(ctx.workflow)} if ctx.workflow else {})}
 
     def write(file: BinaryIO) -> None:
-        write_tensors(file, tensors, metadata)
+        write_tensors(file, tensors, about)
 
     ctx.save(prefix, ".safetensors", write, media="application/octet-stream")

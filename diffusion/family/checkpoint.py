@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -12,12 +12,15 @@ from diffusion.files import TensorFile
 from diffusion.process import Process
 
 V_SPREAD = 0.09  # 2.x: the biases of the last transformer's first norm spread wider in models that predict v (ComfyUI's test)
+COSXL_LEAST = 0.002  # the lowest level where the file has the highest only
 SIZES = 256  # width of each number that SDXL is told
 
 # what files are known by, most telling first
 _OTHERS: tuple[tuple[tuple[str, ...], str], ...] = (
-    (("double_blocks.", "single_blocks."), "a Flux model"),
-    (("joint_blocks.",), "a Stable Diffusion 3 model"),
+    (("double_blocks.", "single_blocks.", "single_transformer_blocks."), "a Flux model"),
+    (("joint_blocks.", "context_embedder."), "a Stable Diffusion 3 model"),
+    (("clip_txt_mapper.", "clip_mapper."), "a Stable Cascade model"),
+    (("motion_modules.",), "an AnimateDiff motion module"),
     (("lora_controlnet",), "a control-LoRA"),
     (("control_model.", "zero_convs.", "input_hint_block.", "controlnet_down_blocks.", "controlnet_cond_embedding."), "a ControlNet"),
     (("lora_unet_", "lora_te", ".lora_down.", ".lora_up.", ".lora_A.", ".lora_B.", "hada_w1", "lokr_w"), "a LoRA"),
@@ -27,6 +30,12 @@ _OTHERS: tuple[tuple[tuple[str, ...], str], ...] = (
     (("style_embedding", "transformer_layes."), "a T2I style model"),
     (("vision_model.", "visual.transformer."), "a CLIP vision model"),
     (("encoder.block.", "shared.weight"), "a T5 text encoder"),
+)
+
+_UNETS = (  # by what they have beside a Stable Diffusion model's
+    (".time_stack.", "a Stable Video Diffusion model"),
+    (".fuser.", "a GLIGEN model"),
+    (".motion_modules.", "an AnimateDiff model"),
 )
 
 Found = TypeVar("Found")
@@ -136,12 +145,28 @@ def _unet(part: Part) -> tuple[str, Process]:
         structure.config()
     except ValueError as problem:
         raise ValueError(f"{file.path.name}: {problem}") from problem
+    for mark, name in _UNETS:
+        if any(mark in key for key in part.keys):
+            raise ValueError(f"{file.path.name}: a U-Net for pictures is wanted; this is {name}")
+    if "edm_vpred.sigma_max" in file.shapes:
+        return "sd1" if structure.added is None else "sdxl", _cosxl(file, structure)
     if structure.added is None:
         return "sd1", Process("v_prediction" if _predicts_v(part, structure) else "epsilon", zero_terminal_snr="ztsnr" in file.shapes)
     if pooled_width(structure) is None:
         raise ValueError(f"{file.path.name}: the U-Net is told a vector of {structure.added} numbers, which no family that is known has")
+    if "edm_mean" in file.shapes:
+        raise ValueError(f"{file.path.name}: this is a Playground 2.5 model, whose latents have another scale; it is not supported")
     predicts_v = "v_pred" in file.shapes or _said(file) == "v"
     return "sdxl", Process("v_prediction" if predicts_v else "epsilon", zero_terminal_snr="ztsnr" in file.shapes)
+
+
+def _cosxl(file: TensorFile, structure: Structure) -> Process:
+    """CosXL was trained on all levels between two that the file has."""
+    if structure.inputs == 8:
+        raise ValueError(f"{file.path.name}: this is a CosXL Edit model, which sees its picture in another scale; it is not supported")
+    names = [f"edm_vpred.sigma_{end}" for end in ("min", "max") if f"edm_vpred.sigma_{end}" in file.shapes]
+    told = {name: float(tensor) for name, tensor in file.read(names).items()}
+    return Process("v_prediction", levels=(told.get("edm_vpred.sigma_min", COSXL_LEAST), told["edm_vpred.sigma_max"]))
 
 
 def pooled_width(structure: Structure) -> int | None:
@@ -153,8 +178,8 @@ def pooled_width(structure: Structure) -> int | None:
 
 
 def _said(file: TensorFile) -> str | None:
-    """What the file's metadata say of its prediction: "epsilon" or "v"."""
-    return file.metadata.get("modelspec.prediction_type")
+    """What the file's metadata say of its prediction: "epsilon" or "v"; the second name is ComfyUI's."""
+    return file.metadata.get("modelspec.prediction_type", file.metadata.get("modelspec.predict_key"))
 
 
 def _predicts_v(part: Part, structure: Structure) -> bool:
@@ -166,13 +191,19 @@ def _predicts_v(part: Part, structure: Structure) -> bool:
     if (beside := file.path.with_suffix(".yaml")).is_file():  # how 2.x checkpoints come with their configuration
         text = beside.read_text(encoding="utf-8", errors="replace")
         return any(line.split("#")[0].split(":")[-1].strip(" \"'") == "v" for line in text.splitlines() if "parameterization" in line)
-    if not structure.linear or structure.inputs != 4:
+    return spreads(structure, dict.fromkeys(file.shapes, file), part.prefix)
+
+
+def spreads(structure: Structure, files: Mapping[str, TensorFile], prefix: str = "") -> bool:
+    """Whether a U-Net that nothing tells of predicts v, by the spread of one norm's biases; `files` says where each weight lies."""
+    if not structure.linear or structure.inputs != 4 or structure.added is not None:
         return False
-    last = sum(len(level) for level in structure.up) - 1
-    key = f"{part.prefix}output_blocks.{last}.1.transformer_blocks.0.norm1.bias"
-    if key not in file.shapes:
-        return False
-    return float(file.read([key])[key].float().std(correction=0)) > V_SPREAD
+    last = f"output_blocks.{sum(map(len, structure.up)) - 1}.1"
+    for module in (last, structure.names().get(last)):
+        key = f"{prefix}{module}.transformer_blocks.0.norm1.bias"
+        if key in files:
+            return float(files[key].read([key])[key].float().std(correction=0)) > V_SPREAD
+    return False
 
 
 def _vae(part: Part) -> None:

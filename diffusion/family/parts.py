@@ -23,6 +23,8 @@ from diffusion.files import TensorFile, open_tensors
 from diffusion.loading import fill, read_json, read_tensors
 from diffusion.values import WeightsRef
 
+Module = Any  # diffusers and transformers declare no types
+
 UNET, VAE = ("model.diffusion_model.", "diffusion_model.", ""), ("first_stage_model.", "vae.", "")
 # where a text encoder's weights lie, and which it is; None: what its width says
 TEXT: tuple[tuple[str, str | None], ...] = (
@@ -38,6 +40,8 @@ TEXT: tuple[tuple[str, str | None], ...] = (
     ("clip_h.transformer.", "h"),
     ("", None),
 )
+WORDS = 49408  # of CLIP's vocabulary
+MARKS = ("v_pred", "ztsnr", "edm_vpred.")  # what a file says of the denoiser beside its weights
 _KIND_OF_WIDTH = {768: "l", 1024: "h", 1280: "g"}
 
 
@@ -103,9 +107,8 @@ def find_unet(file: TensorFile) -> Part | None:
     names = structure.names()
 
     def convert(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        if not original:
-            return dict(tensors)
-        return {new: tensors[old] for old, new in renamed(tensors, names).items()}
+        known = renamed(tensors, names) if original else {}
+        return {known.get(name, name): tensor for name, tensor in tensors.items() if not name.startswith(MARKS)}
 
     return Part(file, prefix, keys, lambda: make_unet(structure), convert, structure)
 
@@ -115,10 +118,9 @@ def make_unet(structure: Structure) -> nn.Module:
     return _meta(UNet2DConditionModel, structure.config())
 
 
-def _meta(kind: Any, config: Mapping[str, Any]) -> nn.Module:
+def _meta(kind: Any, config: Mapping[str, Any]) -> Module:
     with torch.device("meta"):  # no random initialisation: it would cost time and move the global random state
-        module: nn.Module = kind.from_config(dict(config))
-    return module
+        return kind.from_config(dict(config))
 
 
 def load_unet(ref: WeightsRef, dtype: torch.dtype) -> nn.Module:
@@ -127,12 +129,16 @@ def load_unet(ref: WeightsRef, dtype: torch.dtype) -> nn.Module:
     if root.is_file():
         unet = _found(find_unet(open_tensors(root)), root, "U-Net").load(dtype)
     else:
-        folder = root / "unet"
-        unet = fill(_meta(UNet2DConditionModel, read_json(folder / "config.json")), read_tensors(folder), dtype, folder)
+        unet = fill(*unet_in(root / "unet"), dtype, root / "unet")
     if ref.dtype is not None and ref.dtype.startswith("float8"):
         for parameter in unet.parameters():
             parameter.data = parameter.data.to(getattr(torch, ref.dtype)).to(dtype)
     return unet
+
+
+def unet_in(folder: Path, *, meta: bool = False) -> tuple[Module, dict[str, Tensor]]:
+    """The U-Net of a diffusers folder without weights, and its weights; `meta`: only their shapes."""
+    return _meta(UNet2DConditionModel, read_json(folder / "config.json")), read_tensors(folder, meta=meta)
 
 
 def _found(part: Part | None, path: Path, what: str) -> Part:
@@ -160,8 +166,13 @@ def load_vae(ref: WeightsRef, dtype: torch.dtype) -> nn.Module:
     if root.is_file():
         return _found(find_vae(open_tensors(root)), root, "VAE").load(dtype)
     folder = root / "vae" if (root / "vae").is_dir() else root
+    return fill(*vae_in(folder), dtype, folder)
+
+
+def vae_in(folder: Path, *, meta: bool = False) -> tuple[Module, dict[str, Tensor]]:
+    """The VAE of a diffusers folder without weights, and its weights; `meta`: only their shapes."""
     config = read_json(folder / "config.json")
-    return fill(_meta(AutoencoderKL, config), vae_to_diffusers(read_tensors(folder), config), dtype, folder)
+    return _meta(AutoencoderKL, config), vae_to_diffusers(read_tensors(folder, meta=meta), config)
 
 
 # -- text encoders --
@@ -248,25 +259,38 @@ def _text_part(file: TensorFile, prefix: str, keys: tuple[str, ...], tower: Towe
 def load_tower(part: Part, dtype: torch.dtype, *, layer: int, norm: bool) -> TextEncoder:
     """A text encoder of a file, with CLIP's tokenizer."""
     tower: Tower = part.structure
-    if tower.words <= 49407:
-        raise ValueError(f"{part.file.path.name}: a vocabulary of 49408 tokens is wanted in the text encoder, {tower.words} found")
+    if tower.words < WORDS:
+        raise ValueError(f"{part.file.path.name}: a vocabulary of {WORDS} tokens is wanted in the text encoder, {tower.words} found")
     return TextEncoder(part.load(dtype), clip_tokenizer(tower.name == "l"), name=tower.name, layer=layer, norm=norm)
 
 
-def load_tower_folder(root: Path, number: str, dtype: torch.dtype, *, name: str, layer: int, norm: bool, projects: bool) -> TextEncoder:
-    """A text encoder of a diffusers folder, with its tokenizer; `number` is "" or "_2"."""
-    folder = root / f"text_encoder{number}"
+def load_tower_folder(root: Path, number: str, dtype: torch.dtype, *, name: str, layer: int, norm: bool) -> TextEncoder:
+    """A text encoder of a diffusers folder, with its tokenizer; `number` is "" or "_2", which projects its pooled vector."""
+    model, tensors = tower_in(root, number)
+    fill(model, tensors, dtype, root / f"text_encoder{number}")
+    own = root / f"tokenizer{number}"
+    clips = model.config.hidden_act == "quick_gelu"  # CLIP-L's, which pads in its own way
+    tokenizer = CLIPTokenizer.from_pretrained(own, local_files_only=True) if own.is_dir() else clip_tokenizer(clips)
+    if name == "l" and model.config.hidden_act == "gelu":
+        name = "h"  # OpenCLIP's, in 2.x
+    return TextEncoder(model, tokenizer, name=name, layer=layer, norm=norm)
+
+
+def tower_in(root: Path, number: str, *, meta: bool = False) -> tuple[Module, dict[str, Tensor]]:
+    """A text encoder of a diffusers folder without weights, and its weights; `meta`: only their shapes.
+
+    Raises FileNotFoundError where its vocabulary is not CLIP's and no tokenizer comes along.
+    """
+    folder, projects = root / f"text_encoder{number}", number == "_2"
     config = CLIPTextConfig(**read_json(folder / "config.json"))
     model = build(config, config.projection_dim if projects else None)
-    tensors = {key.removeprefix("text_model."): tensor for key, tensor in read_tensors(folder).items()}
+    tensors = {key.removeprefix("text_model."): tensor for key, tensor in read_tensors(folder, meta=meta).items()}
     tensors.pop("embeddings.position_ids", None)
     if not projects:
         tensors.pop("text_projection.weight", None)
-    fill(model, tensors, dtype, folder)
-    tokenizer = CLIPTokenizer.from_pretrained(root / f"tokenizer{number}", local_files_only=True)
-    if name == "l" and config.hidden_act == "gelu":
-        name = "h"  # OpenCLIP's, in 2.x
-    return TextEncoder(model, tokenizer, name=name, layer=layer, norm=norm)
+    if config.vocab_size != WORDS and not (root / f"tokenizer{number}").is_dir():
+        raise FileNotFoundError(f"{root}: tokenizer{number} wanted, not found; the text encoder's {config.vocab_size} words are not CLIP's")
+    return model, tensors
 
 
 __all__ = [
@@ -281,5 +305,8 @@ __all__ = [
     "load_unet",
     "load_vae",
     "make_unet",
+    "tower_in",
+    "unet_in",
+    "vae_in",
     "vae_names",
 ]

@@ -77,7 +77,7 @@ def load(ref: WeightsRef, dtype: torch.dtype) -> nn.Module:
     if ref.part != "text":
         raise ValueError(f"weights: part unet, text or vae is wanted, {ref.part!r} given")
     if root.is_dir():
-        return load_tower_folder(root, "", dtype, name="l", layer=-1, norm=True, projects=False)
+        return load_tower_folder(root, "", dtype, name="l", layer=-1, norm=True)
     part = find_text(open_tensors(root))[0]
     # 2.x was trained on the states before the last layer; diffusers' folders leave that layer out instead
     layer = -2 if part.structure.name == "h" and part.structure.layers != 23 else -1

@@ -69,10 +69,10 @@ def load(ref: WeightsRef, dtype: torch.dtype) -> nn.Module:
     if ref.part != "text":
         raise ValueError(f"weights: part unet, text or vae is wanted, {ref.part!r} given")
     if root.is_dir():
-        g = load_tower_folder(root, "_2", dtype, name="g", layer=-2, norm=False, projects=True)
+        g = load_tower_folder(root, "_2", dtype, name="g", layer=-2, norm=False)
         if not (root / "text_encoder").is_dir():
             return g
-        return TextEncoders(load_tower_folder(root, "", dtype, name="l", layer=-2, norm=False, projects=False), g)
+        return TextEncoders(load_tower_folder(root, "", dtype, name="l", layer=-2, norm=False), g)
     parts = [part for source in (ref.source, *ref.beside) for part in find_text(open_tensors(Path(source)))]
     parts.sort(key=lambda part: "lhg".index(part.structure.name))
     towers = [load_tower(part, dtype, layer=-2, norm=False) for part in parts]

@@ -6,10 +6,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from diffusion.convert import convert
 from diffusion.family.layout import modern_vae_names
+from diffusion.files import ALLOW
 from diffusion.loading import open_checkpoint
 from diffusion.loading import open_unet as open_denoiser
 from diffusion.memory import TorchDevice
+from diffusion.process import Process
 
 
 @pytest.fixture
@@ -36,6 +39,19 @@ def test_the_scheduler_tells_the_process(copy):
     assert (process.prediction, process.zero_terminal_snr, process.beta_schedule) == ("v_prediction", True, "linear")
 
 
+def test_a_scheduler_of_karras_kind_tells_levels(copy):
+    edit(copy / "scheduler/scheduler_config.json", _class_name="EDMEulerScheduler", prediction_type="v_prediction", sigma_max=120.0)
+    assert open_checkpoint(copy)[0].process == Process("v_prediction", levels=(0.002, 120.0), sigma_data=0.5)
+    edit(copy / "scheduler/scheduler_config.json", prediction_type="epsilon", sigma_data=1.0)
+    assert open_checkpoint(copy)[0].process == Process("edm", levels=(0.002, 120.0), sigma_data=1.0)
+
+
+def test_a_network_of_other_inputs_is_refused(copy):
+    edit(copy / "unet/config.json", in_channels=5)
+    with pytest.raises(ValueError, match="8 or 9 input channels is wanted, 5 found"):
+        open_checkpoint(copy)
+
+
 def test_a_denoiser_alone_opens_from_a_folder(copy):
     for part in ("vae", "text_encoder", "tokenizer"):
         shutil.rmtree(copy / part)
@@ -45,7 +61,9 @@ def test_a_denoiser_alone_opens_from_a_folder(copy):
         pairs = list(zip(whole.parameters(), rounded.parameters(), strict=True))
         assert all(torch.equal(a.to(torch.float8_e4m3fn).to(a.dtype), b) for a, b in pairs)
     shutil.rmtree(copy / "scheduler")
-    with pytest.raises(FileNotFoundError, match=r"scheduler/scheduler_config\.json wanted"):
+    assert open_denoiser(copy).process == model.process
+    (copy / "unet/config.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"unet/config\.json wanted"):
         open_denoiser(copy)
 
 
@@ -53,13 +71,13 @@ def test_the_fingerprint_changes_with_the_files(copy):
     before = open_checkpoint(copy)
     file = copy / "unet" / "diffusion_pytorch_model.safetensors"
     tensors = load_file(file)
-    save_file({**tensors, "extra": torch.zeros(1)}, file)
+    save_file({**tensors, "conv_out.bias": torch.zeros(4)}, file, {"now": "longer"})
     after = open_checkpoint(copy)
     assert after[0].weights != before[0].weights
     assert after[1].weights == before[1].weights
 
 
-@pytest.mark.parametrize("missing", ["unet/config.json", "vae/config.json", "tokenizer", "scheduler/scheduler_config.json"])
+@pytest.mark.parametrize("missing", ["unet/config.json", "vae/config.json", "text_encoder/config.json", "tokenizer"])
 def test_what_is_missing_is_named(copy, missing):
     path = copy / missing
     shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -103,12 +121,34 @@ def open_unet(folder):
     return TorchDevice("cpu", 2**30).weights(open_checkpoint(folder)[0].weights)
 
 
-def test_pickled_weights_are_not_opened(copy):
+@pytest.mark.parametrize("name", ["diffusion_pytorch_model", "diffusion_pytorch_model.fp16"])
+def test_pickled_weights_are_opened_only_when_allowed(copy, name, monkeypatch):
+    monkeypatch.delenv(ALLOW, raising=False)
     file = copy / "unet" / "diffusion_pytorch_model.safetensors"
-    torch.save(load_file(file), copy / "unet" / "diffusion_pytorch_model.bin")
+    tensors = load_file(file)
+    torch.save(tensors, copy / "unet" / f"{name}.bin")
     file.unlink()
-    with pytest.raises(FileNotFoundError, match="safetensors are wanted"), open_unet(copy):
-        pass
+    with pytest.raises(ValueError, match=rf"unet: {name}\.bin: .*--allow-pickle.*diffusion\.convert {name}\.bin"):
+        open_checkpoint(copy)
+    monkeypatch.setenv(ALLOW, "1")
+    with open_unet(copy) as unet:
+        assert all(torch.equal(tensor, tensors[name]) for name, tensor in unet.state_dict().items())
+    monkeypatch.delenv(ALLOW)
+    convert(copy / "unet" / f"{name}.bin")  # what the error says
+    with open_unet(copy) as unet:
+        assert all(torch.equal(tensor, tensors[name]) for name, tensor in unet.state_dict().items())
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+def test_a_part_without_weights_or_with_a_truncated_file_is_named_on_opening(copy, part):
+    (file,) = (copy / part).glob("*.safetensors")
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-100])
+    with pytest.raises(ValueError, match=f"copy/{part}: {file.name}: the file is truncated"):
+        open_checkpoint(copy)
+    file.rename(file.with_name("other.safetensors"))
+    with pytest.raises(FileNotFoundError, match=rf"copy/{part}: weights as safetensors are wanted.*other\.safetensors found"):
+        open_checkpoint(copy)
 
 
 def test_shards_and_half_precision_files_load(copy):
@@ -137,6 +177,9 @@ def test_an_index_that_leads_out_of_its_folder_is_refused(copy):
     (copy / "unet" / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(ValueError, match="plain file names"), open_unet(copy):
         pass
+    (copy / "unet" / "diffusion_pytorch_model.safetensors.index.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"index\.json: a weight_map"):
+        open_checkpoint(copy)
 
 
 @pytest.mark.parametrize("change", ["missing", "unknown", "shape"])
@@ -150,8 +193,8 @@ def test_weights_that_do_not_fit_are_named(copy, change):
     else:
         tensors["conv_in.weight"] = torch.zeros(1, 2)
     save_file(tensors, file)
-    with pytest.raises(ValueError, match=r"conv_in\.(weight|other)"), open_unet(copy):
-        pass
+    with pytest.raises(ValueError, match=r"conv_in\.(weight|other)"):
+        open_checkpoint(copy)
 
 
 def test_loading_moves_no_global_random_state(folder):
