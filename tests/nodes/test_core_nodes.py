@@ -24,7 +24,12 @@ TEXT = """
     ImageInvert ImageFlip ImageRotate ImageCrop ImageBatch RepeatImageBatch ImageFromBatch EmptyImage ImagePadForOutpaint
     ImageBlend ImageBlur ImageSharpen ImageQuantize ImageCompositeMasked Canny GetImageSize MaskToImage ImageToMask
     ImageColorToMask SolidMask InvertMask CropMask ThresholdMask MaskComposite FeatherMask GrowMask PorterDuffImageComposite
-    SplitImageWithAlpha JoinImageWithAlpha MaskPreview PreviewAny
+    SplitImageWithAlpha JoinImageWithAlpha MaskPreview PreviewAny ModelSamplingDiscrete ModelSamplingContinuousEDM RescaleCFG FreeU
+    FreeU_V2 PerturbedAttentionGuidance SelfAttentionGuidance TomePatchModel HyperTile PatchModelAddDownscale DifferentialDiffusion
+    ModelMergeSimple ModelMergeBlocks ModelMergeAdd ModelMergeSubtract CLIPMergeSimple CLIPMergeAdd CLIPMergeSubtract CheckpointSave
+    ModelSave CLIPSave VAESave LoraSave SaveLoRA PrimitiveInt PrimitiveFloat PrimitiveString PrimitiveStringMultiline PrimitiveBoolean
+    StringConcatenate StringReplace StringSubstring StringLength StringTrim StringContains StringCompare CaseConverter RegexMatch
+    RegexExtract RegexReplace ComfySwitchNode
 """
 NAMES = TEXT.split()
 
