@@ -225,6 +225,8 @@ def main() -> None:
             seed = FIRST + 1_000_000 * args.seed + i
             pair = edit(seed, ATTRIBUTES[i % len(ATTRIBUTES)])
             shown = [x[None] for x in render([pair.before, pair.after])[0]]
+            if not all(map(torch.equal, drawn(engine, Case(Graph(registry), pair, seed)), shown)):
+                sys.exit(f"pair {seed}: the graph's scene is not the pair's")
             for name in chosen:
                 if i % TRAINING.get(name, 1):
                     shown.append(blank)
@@ -259,6 +261,13 @@ def run(engine: Engine, case: Case, name: str) -> tuple[Tensor, dict[str, float]
         sys.exit(f"{name}, pair {case.seed}: {result.failures[0].message}")
     picture = result.value(end.node, end.index).pixels[..., :3].float().cpu()
     return picture, {"nfe": asked[0], "seconds": seconds, "peak": most() - before}
+
+
+def drawn(engine: Engine, case: Case) -> list[Tensor]:
+    """The scene and its true edit as the graph draws them."""
+    ends = [case.scene.image, case.scene.target_image]
+    result = engine.run(case.g, wanted=[case.scene.image.node])
+    return [result.value(end.node, end.index).pixels for end in ends]
 
 
 def write(rows: dict[str, Row], path: Path) -> None:

@@ -169,10 +169,12 @@ class ToyboxScene(Node, category="toybox", title="Toybox Scene", aliases=("test 
         second = any(pair[1] for pair in pairs.values())
         if second and self.objects == "one":
             raise ValueError("objects: two is wanted where attributes of a second object are given, one given")
-        count = {"any": 2 if second or self.object == "second" else None, "one": 1, "two": 2}[self.objects]
+        count = {"any": 2 if second else None, "one": 1, "two": 2}[self.objects]
         ground = {"background_color": _chosen(self.background_color), "texture": _chosen(self.texture)}
         fixed = pairs | {name: value for name, value in ground.items() if value}
         scene = sample(self.seed, count, finish=self.finish, **fixed)
+        if self.objects == "any" and self.object == "second" and len(scene.objects) == 1:  # else the scene stays what it is without
+            scene = sample(self.seed, 2, finish=self.finish, **fixed)
         for obj in scene.objects:
             if obj.color == scene.background.color and obj.shape not in SUBJECTS:
                 raise ValueError(f"background_color: another one than the object's is wanted, {obj.color} given for both")

@@ -6,7 +6,7 @@ from graph_engine.errors import NodeError
 from nodes import toybox as toybox_nodes
 from nodes.toybox import KNOWN, AttributeProbe, ToyboxScene
 from toybox.captions import caption
-from toybox.scenes import Background, Obj, Scene, render
+from toybox.scenes import Background, Obj, Scene, render, sample
 
 STAR = {"objects": "one", "shape": "star", "color": "red", "size": "large", "style": "flat", "position": "left"}
 GROUND = {"background_color": "blue", "texture": "striped"}
@@ -61,6 +61,17 @@ def test_a_moved_object_is_edited_at_both_places(ctx):
     area = out.edit_mask.values[0]
     assert area[64, 31] == 1
     assert area[64, 97] == 1
+
+
+def test_asking_about_the_second_object_changes_no_scene_that_has_one(ctx):
+    seen = set()
+    for seed in range(12):
+        first, second = (scene(ctx, seed=seed, object=which) for which in ("first", "second"))
+        had_two = len(sample(seed).objects) == 2
+        assert torch.equal(first.image.pixels, second.image.pixels) == had_two
+        assert second.mask.values.any()
+        seen.add(had_two)
+    assert seen == {True, False}
 
 
 def test_the_second_object_has_attributes_of_its_own(ctx):
