@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -12,10 +12,12 @@ from torch import Tensor
 
 from diffusion.patch import Rows, Run, StepPatch
 from diffusion.schedule import Step
+from diffusion.trajectory import check_path
 from diffusion.values import Cond, Conditioning, Trajectory
 
 SOURCE = "source"
 MOST_REPEATS = 8  # of a token axis, until it is as long as another
+OWN = frozenset({"embeds", "pooled", "tokens"})  # what rows of one entry may differ in
 
 
 def source_and_targets(samples: Sequence[str], batch: int) -> tuple[int, tuple[int, ...]]:
@@ -44,22 +46,34 @@ def pairs(rows: Rows, branch: str | None = None) -> tuple[list[int], list[int]]:
 def stacked(source: Conditioning, target: Conditioning) -> Conditioning:
     """A conditioning whose rows are those of the source's embeddings and then those of the target's, entry by entry.
 
-    What else an entry says is the target's. Token axes are repeated to one length, which attention does not notice. Raises ValueError where
-    the two have different numbers of entries, or would have to be repeated more than MOST_REPEATS times.
+    Token axes are repeated to one length, which attention does not notice. Raises ValueError where the two have different numbers of
+    entries, say different things beside the text (an area, a range of steps, a ControlNet), or would have to be repeated more than
+    MOST_REPEATS times.
     """
     if len(source) != len(target):
         raise ValueError(f"target: {len(source)} entries are wanted as source has, {len(target)} given")
 
     def one(a: Cond, b: Cond) -> Cond:
+        other = [name for name in (f.name for f in fields(Cond)) if name not in OWN and not _alike(getattr(a, name), getattr(b, name))]
+        if other or b.per_step is not None:
+            raise ValueError(f"target: {', '.join(other) or 'per_step'} as in source is wanted; set it on both after Source and Target")
         length = math.lcm(a.embeds.shape[1], b.embeds.shape[1])
         if length // min(a.embeds.shape[1], b.embeds.shape[1]) > MOST_REPEATS:
             raise ValueError(f"target: as many tokens as in source are wanted, {a.embeds.shape[1]} and {b.embeds.shape[1]} given")
         embeds = torch.cat([e.repeat(1, length // e.shape[1], 1) for e in (a.embeds, b.embeds)])
         pooled = None if a.pooled is None or b.pooled is None else torch.cat([a.pooled, b.pooled])
         tokens = (*a.tokens, *b.tokens) if a.tokens and b.tokens else ()
-        return replace(b, embeds=embeds, pooled=pooled, tokens=tokens, per_step=None)
+        return replace(b, embeds=embeds, pooled=pooled, tokens=tokens)
 
     return Conditioning(tuple(one(a, b) for a, b in zip(source, target, strict=True)))
+
+
+def _alike(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, tuple) and isinstance(b, tuple):  # patches, which may hold tensors
+        return len(a) == len(b) and all(x is y for x, y in zip(a, b, strict=True))
+    return a is b or bool(a == b)
 
 
 def state_at(path: Trajectory, sigma: float) -> Tensor:
@@ -91,7 +105,8 @@ class Pinned(StepPatch):
             raise ValueError(f"trajectory: that of one picture is wanted, of {self.path.latents.shape[1]} given")
 
     def begin(self, run: Run) -> Any:
-        """A state that knows the names of the rows."""
+        """A state that knows the names of the rows. Raises ValueError for a path of another kind of model."""
+        check_path(self.path, run.net.latent)
         return _Pinning(self.path, run.net.samples)
 
 
@@ -110,6 +125,9 @@ class _Pinning(StepPatch):
 
     def _put(self, x: Tensor, sigma: float) -> Tensor:
         source, _ = source_and_targets(self.samples, len(x))
+        if self.path.latents.shape[2:] != x.shape[1:]:
+            wanted, given = (tuple(shape) for shape in (x.shape[1:], self.path.latents.shape[2:]))
+            raise ValueError(f"trajectory: one of latents {wanted} is wanted as is sampled, {given} given")
         x = x.clone()
         x[source] = state_at(self.path, sigma)[0].to(x)
         return x

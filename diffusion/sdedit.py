@@ -86,7 +86,7 @@ def sdedit(
     is written at the level that was reached, not at the one before.
     """
     form = family(guider.model.weights.family).latent
-    check(guide, form)
+    check(guide, form, "guide")
     kept = guide if source is None else _as_batch(source, guide, form.name)
     start = guide.x if mask is None else torch.where(mask.to(guide.x) > 0, guide.x, kept.x)
     schedule, count = Schedule(guider.model.process.table(), sigmas.values), max(len(sigmas), 1)

@@ -16,10 +16,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from diffusion.family import LatentFormat
+from diffusion.sample import check
 from diffusion.samplers import Denoiser, Net, NoiseSource, OnStep, Stepper, integrate, make_stepper, silent
 from diffusion.samplers.euler import ancestral
 from diffusion.schedule import Schedule, Step
-from diffusion.values import Cond, Conditioning, Trajectory
+from diffusion.values import Cond, Conditioning, Latent, Trajectory
 
 
 def walk(net: Net, step: Stepper, x: Tensor, levels: Schedule, on_step: OnStep = silent) -> list[Tensor]:
@@ -42,6 +44,11 @@ def posterior(x: Tensor, x0: Tensor, s: Step, eta: float) -> tuple[Tensor, float
     """
     down, up = ancestral(s.sigma, s.sigma_next, eta)
     return x0 + (x - x0) * (down / s.sigma), up or s.sigma
+
+
+def check_path(path: Trajectory, form: LatentFormat) -> None:
+    """Raise ValueError for a trajectory of another kind of model."""
+    check(Latent(path.latents[0], format=path.format), form, "trajectory")
 
 
 def level(path: Trajectory, share: float) -> int:

@@ -70,7 +70,7 @@ class DDIMInversion(Node, category="editing/inversion", title="DDIM Inversion", 
 
     def run(self, ctx: Context) -> Out:
         form, table = family(self.model.weights.family).latent, self.model.process.table()
-        check(self.samples, form)
+        check(self.samples, form, "samples")
         if self.cfg != 1 and self.negative is None:
             raise NodeError(f"negative: a conditioning is wanted for a cfg of {self.cfg:g}, none given")
         guidance = Conditional(self.positive) if self.negative is None else CFG(self.positive, self.negative, self.cfg)

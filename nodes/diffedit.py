@@ -12,19 +12,18 @@ from pydantic import Field
 from torch import Tensor
 
 from diffusion.family import family
-from diffusion.guidance import CFG, Conditional, Guidance
+from diffusion.guidance import CFG, Conditional
 from diffusion.mask import grow
-from diffusion.memory import TorchDevice
 from diffusion.noise import prepare_noise
 from diffusion.patch import StepPatch
 from diffusion.preview import jpeg
 from diffusion.sample import check, fit_mask
-from diffusion.samplers import Denoiser, NoiseSource, OnStep, integrate, make_stepper
+from diffusion.samplers import OnStep, make_stepper
 from diffusion.schedule import Schedule, Step
 from diffusion.session import Net, open_session
 from diffusion.spacing import sigmas_for
+from diffusion.trajectory import check_path, descent, level, replay_step, rows_of, walk, with_uncond
 from diffusion.values import Conditioning, Latent, Mask, Model, Trajectory
-from graph_engine.errors import NodeError
 from graph_engine.node import Node
 from nodes.params import CELL, Scale, SchedulerName, Seed, Steps, Unit, number
 
@@ -76,26 +75,11 @@ class Background(StepPatch):
     """y_k ← M·y_k + (1 − M)·x_k after the step that arrives at level k, so that both have one noise level (sec. 3.2, step 3)."""
 
     mask: Tensor  # [b, 1, h, w]
-    path: Tensor  # [steps + 1, b, c, h, w], the trajectory's states at the levels of the walk, noisiest first
+    path: Tensor  # [steps + 1, 1 or b, c, h, w], the trajectory's states at the levels of the walk, noisiest first
 
     def after(self, x: Tensor, x0: Tensor, step: Step) -> Tensor:
         """The state with the trajectory's own where the mask is not."""
         return x * self.mask + self.path[step.index + 1].to(x) * (1 - self.mask)
-
-
-def walked(model: Model, guidance: Guidance, x: Tensor, sigmas: Tensor, device: TorchDevice, on_step: OnStep) -> list[Tensor]:
-    """The states of a DDIM walk from x through the levels, the first and the last among them; up (inversion) or down."""
-    schedule, step, states = Schedule(model.process.table(), sigmas), make_stepper("ddim"), list[Tensor]()
-    if len(schedule) != len(sigmas) - 1:
-        raise NodeError("trajectory: levels that rise from one to the next are wanted, the same level comes twice")
-
-    def remembered(denoise: Denoiser, x: Tensor, s: Step, noise: NoiseSource) -> tuple[Tensor, Tensor]:
-        states.append(x)
-        return step(denoise, x, s, noise)
-
-    with open_session(model, guidance, device, sigmas=schedule.sigmas, shape=x.shape) as net:
-        states.append(integrate(remembered, net, x, schedule, on_step=on_step))
-    return states
 
 
 # nodes
@@ -131,7 +115,7 @@ class NoiseContrastMask(Node, category="editing/diffedit", title="DiffEdit Mask"
 
     def run(self, ctx: Context) -> Out:
         form, table = family(self.model.weights.family).latent, self.model.process.table()
-        check(self.samples, form)
+        check(self.samples, form, "samples")
         x0 = self.samples.x.to(ctx.device.torch, torch.float32) * form.scale
         sigma = table.sigma(self.level * (len(table) - 1))
         noises = prepare_noise((self.maps, *x0.shape[1:]), self.seed).to(x0)
@@ -155,14 +139,13 @@ class DiffEditEncode(Node, category="editing/diffedit", title="DiffEdit Encode",
 
     def run(self, ctx: Context) -> Trajectory:
         form = family(self.model.weights.family).latent
-        check(self.samples, form)
+        check(self.samples, form, "samples")
         sigmas = sigmas_for(self.model.process.table(), self.scheduler, self.steps).flip(0)[: round(self.ratio * self.steps) + 1]
+        levels = Schedule(self.model.process.table(), sigmas)
         x = self.samples.x.to(ctx.device.torch, torch.float32) * form.scale
-        return Trajectory(
-            torch.stack(walked(self.model, Conditional(self.prompt), x, sigmas, ctx.device, reported(ctx, self.model))),
-            sigmas,
-            format=form.name,
-        )
+        with open_session(self.model, Conditional(self.prompt), ctx.device, sigmas=levels.sigmas, shape=x.shape) as net:
+            states = walk(net, make_stepper("ddim"), x, levels, reported(ctx, self.model))
+        return Trajectory(torch.stack(states), torch.tensor(levels.sigmas), format=form.name, evaluations=net.evaluations)
 
 
 class MaskedDDIMDecode(Node, category="editing/diffedit", title="DiffEdit Decode", aliases=("diffedit", "masked decode")):
@@ -179,7 +162,10 @@ class MaskedDDIMDecode(Node, category="editing/diffedit", title="DiffEdit Decode
     model: Annotated[Model, Field(description="The denoiser.")]
     trajectory: Annotated[Trajectory, Field(description="The picture's way into noise, as an inversion makes it.")]
     positive: Annotated[Conditioning, Field(description="What the picture is to show.")]
-    negative: Annotated[Conditioning, Field(description="What it should not show; an empty prompt for plain guidance.")]
+    negative: Annotated[
+        Conditioning,
+        Field(description="What it should not show; an empty prompt for plain guidance. A trajectory's own embeddings take its place."),
+    ]
     cfg: Scale = 5.0
     ratio: Annotated[float, number(0, 1, 0.01, "How far up the trajectory to start, as a share of its levels; more changes more.")] = 0.8
     mask: Annotated[Mask | None, Field(description="Where to edit, any size, grey blends; none: everywhere.")] = None
@@ -189,17 +175,18 @@ class MaskedDDIMDecode(Node, category="editing/diffedit", title="DiffEdit Decode
         trajectory: Annotated[Trajectory, Field(description="The way that the edited latent took, clean end first.")]
 
     def run(self, ctx: Context) -> Out:
-        form = family(self.model.weights.family).latent
-        path = self.trajectory
-        check(Latent(path.latents[0], format=path.format), form)
-        start = round(self.ratio * (len(path.latents) - 1))
-        walk, sigmas = path.latents[: start + 1].flip(0), path.sigmas[: start + 1].flip(0)
-        x = walk[0].to(ctx.device.torch, torch.float32)
+        form, path = family(self.model.weights.family).latent, self.trajectory
+        check_path(path, form)
+        start = level(path, self.ratio)
+        x, sigmas = descent(path, start, rows_of(self.positive))
+        x, levels = x.to(ctx.device.torch, torch.float32), Schedule(self.model.process.table(), sigmas)
         model = self.model
         if self.mask is not None:
-            model = model.patched(Background(fit_mask(self.mask.values[:, None], x), walk))
-        states = walked(model, CFG(self.positive, self.negative, self.cfg), x, sigmas, ctx.device, reported(ctx, self.model))
-        edited = Trajectory(torch.stack(states[::-1]), sigmas.flip(0), format=form.name)
+            model = model.patched(Background(fit_mask(self.mask.values[:, None], x), path.latents[: start + 1].flip(0)))
+        guidance = CFG(self.positive, with_uncond(self.negative, path, start), self.cfg)
+        with open_session(model, guidance, ctx.device, sigmas=levels.sigmas, shape=x.shape) as net:
+            states = walk(net, replay_step(path, start), x, levels, reported(ctx, self.model))
+        edited = Trajectory(torch.stack(states[::-1]), sigmas.flip(0), format=form.name, evaluations=net.evaluations)
         return self.Out(Latent(states[-1] / form.scale, format=form.name), edited)
 
 

@@ -8,8 +8,7 @@ from pydantic import Field
 
 from diffusion.family import family
 from diffusion.pair import Pinned
-from diffusion.sample import check
-from diffusion.trajectory import descent, level
+from diffusion.trajectory import check_path, descent, level
 from diffusion.values import Latent, Model, Sigmas, Trajectory
 from graph_engine.node import Node
 from nodes.params import Unit
@@ -36,7 +35,7 @@ class DirectInversion(Node, category="editing/inversion", title="Direct Inversio
 
     def run(self, ctx: Context) -> Out:
         form = family(self.model.weights.family).latent
-        check(Latent(self.trajectory.latents[0], format=self.trajectory.format), form)
+        check_path(self.trajectory, form)
         x, sigmas = descent(self.trajectory, level(self.trajectory, self.start))
         pinned = self.model.patched(Pinned(self.trajectory))
         return self.Out(pinned, Latent(x / form.scale, format=form.name), Sigmas(sigmas))

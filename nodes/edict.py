@@ -17,7 +17,7 @@ from diffusion.samplers import OnStep, silent
 from diffusion.schedule import Schedule, Step
 from diffusion.session import Net, open_session
 from diffusion.spacing import sigmas_for
-from diffusion.trajectory import descent, level, rows_of
+from diffusion.trajectory import check_path, descent, level, rows_of
 from diffusion.values import Conditioning, Latent, Model, Trajectory
 from graph_engine.errors import NodeError
 from graph_engine.node import Node
@@ -100,7 +100,7 @@ class EDICTInversion(Node, category="editing/inversion", title="EDICT Inversion"
 
     def run(self, ctx: Context) -> Out:
         form, table = family(self.model.weights.family).latent, self.model.process.table()
-        check(self.samples, form)
+        check(self.samples, form, "samples")
         levels = Schedule(table, sigmas_for(table, self.scheduler, self.steps)).reversed()
         x0 = self.samples.x.to(ctx.device.torch, getattr(torch, self.precision)) * form.scale
         guidance = _guidance(self.positive, self.negative, self.cfg)
@@ -129,7 +129,7 @@ class EDICTDecode(Node, category="editing/inversion", title="EDICT Decode", alia
 
     def run(self, ctx: Context) -> Out:
         form, path = family(self.model.weights.family).latent, self.trajectory
-        check(Latent(path.latents[0], format=path.format), form)
+        check_path(path, form)
         if path.coupled is None:
             raise NodeError("trajectory: a coupled pair from EDICT Inversion is wanted, one path given; use Replay Trajectory")
         k, rows = level(path, self.start), rows_of(self.positive)

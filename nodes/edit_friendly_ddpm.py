@@ -77,7 +77,7 @@ class EditFriendlyInversion(
 
     def run(self, ctx: Context) -> Out:
         form, table = family(self.model.weights.family).latent, self.model.process.table()
-        check(self.samples, form)
+        check(self.samples, form, "samples")
         guidance: Guidance = Conditional(self.positive)
         if self.cfg != 1:
             if self.negative is None:

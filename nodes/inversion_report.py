@@ -77,7 +77,7 @@ class InversionReport(Node, category="editing/inversion", title="Inversion Repor
         form, rows = family(self.vae.weights.family).latent, self.trajectory.latents.shape[1]
         shown = []
         for x in (self.trajectory.latents[0], self.replay.latents[0, :rows]):
-            check(Latent(x, format=self.trajectory.format), form)
+            check(Latent(x, format=self.trajectory.format), form, "trajectory")
             shown.append(decode(self.vae, Latent(x.float() / form.scale, format=form.name), ctx.device).pixels.cpu())
         kept, back = shown
         if self.image is None:

@@ -14,11 +14,10 @@ from torch import Tensor
 from diffusion.family import family
 from diffusion.guidance import CFG
 from diffusion.patch import GuidancePatch
-from diffusion.sample import check
 from diffusion.schedule import Schedule, Step
 from diffusion.session import Net, open_session
-from diffusion.trajectory import descent, only_entry, rows_of, with_uncond
-from diffusion.values import Cond, Conditioning, Latent, Model, Trajectory
+from diffusion.trajectory import check_path, descent, only_entry, rows_of, with_uncond
+from diffusion.values import Cond, Conditioning, Model, Trajectory
 from graph_engine.errors import NodeError
 from graph_engine.node import Node
 from nodes.params import Scale, number
@@ -132,7 +131,10 @@ class NullTextInversion(Node, category="editing/inversion", title="Null-Text Inv
 
     def run(self, ctx: Context) -> Out:
         path, entry = self.trajectory, only_entry(self.negative, "negative")
-        check(Latent(path.latents[0], format=path.format), family(self.model.weights.family).latent)
+        check_path(path, family(self.model.weights.family).latent)
+        if path.coupled is not None or path.noises is not None:
+            other = "one with noises" if path.coupled is None else "a coupled pair"
+            raise NodeError(f"trajectory: one from DDIM Inversion is wanted, as DDIM is what is made to follow it; {other} given")
         pictures = path.latents.shape[1]
         if len(entry.embeds) not in (1, pictures) or rows_of(self.positive) not in (1, pictures):
             given = len(entry.embeds), rows_of(self.positive)

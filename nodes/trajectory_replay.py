@@ -10,10 +10,9 @@ from pydantic import Field
 from diffusion.family import family
 from diffusion.guidance import CFG, Conditional, Guidance
 from diffusion.preview import jpeg
-from diffusion.sample import check
 from diffusion.schedule import Schedule
 from diffusion.session import open_session
-from diffusion.trajectory import descent, level, replay_step, rows_of, walk, with_uncond
+from diffusion.trajectory import check_path, descent, level, replay_step, rows_of, walk, with_uncond
 from diffusion.values import Conditioning, Latent, Model, Trajectory
 from graph_engine.errors import NodeError
 from graph_engine.node import Node
@@ -46,7 +45,7 @@ class ReplayTrajectory(Node, category="editing/inversion", title="Replay Traject
 
     def run(self, ctx: Context) -> Out:
         form, path = family(self.model.weights.family).latent, self.trajectory
-        check(Latent(path.latents[0], format=path.format), form)
+        check_path(path, form)
         if path.coupled is not None:
             raise NodeError("trajectory: that of one path is wanted, a coupled pair given; use EDICT Decode")
         k = level(path, self.start)

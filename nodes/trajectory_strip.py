@@ -9,8 +9,7 @@ import torch
 from pydantic import Field
 
 from diffusion.family import family
-from diffusion.sample import check
-from diffusion.trajectory import picked
+from diffusion.trajectory import check_path, picked
 from diffusion.vae import decode
 from diffusion.values import VAE, Image, Latent, Trajectory
 from graph_engine.node import Node
@@ -36,7 +35,7 @@ class TrajectoryStrip(Node, category="editing/inversion", title="Trajectory Stri
 
     def run(self, ctx: Context) -> Out:
         path, form = self.trajectory, family(self.vae.weights.family).latent
-        check(Latent(path.latents[0], format=path.format), form)
+        check_path(path, form)
         shown = []
         levels = picked(path.steps, self.count)
         for i, k in enumerate(levels, 1):

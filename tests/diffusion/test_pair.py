@@ -10,7 +10,9 @@ from diffusion.pair import Pinned, pairs, source_and_targets, stacked, state_at
 from diffusion.patch import Rows
 from diffusion.sample import sample
 from diffusion.text import encode
-from diffusion.values import Conditioning, Guider, Latent, Noise, Sampler, Sigmas, Trajectory
+from diffusion.values import Area, Conditioning, Guider, Latent, Noise, Sampler, Sigmas, Trajectory
+
+PATH = Trajectory(torch.arange(4.0).reshape(4, 1, 1, 1, 1).expand(4, 1, 4, 2, 2), torch.tensor([0.0, 1, 2, 4]))
 
 
 def test_the_first_row_is_the_source_unless_one_has_that_name():
@@ -46,10 +48,9 @@ def test_stacked_prompts_are_rows_and_know_their_words(red, blue, clip, device):
 
 
 def test_a_path_is_looked_up_by_level():
-    path = Trajectory(torch.arange(4.0).reshape(4, 1, 1, 1, 1).expand(4, 1, 4, 2, 2), torch.tensor([0.0, 1, 2, 4]))
-    assert [state_at(path, sigma).unique().item() for sigma in (0.0, 1.0, 2.0, 4.0, 3.0, 0.5)] == [0, 1, 2, 3, 2.5, 0.5]
+    assert [state_at(PATH, sigma).unique().item() for sigma in (0.0, 1.0, 2.0, 4.0, 3.0, 0.5)] == [0, 1, 2, 3, 2.5, 0.5]
     with pytest.raises(ValueError, match="reaches level 4, and 5 is asked for"):
-        state_at(path, 5.0)
+        state_at(PATH, 5.0)
 
 
 def test_a_pinned_source_ends_at_the_paths_clean_end_and_disturbs_nobody(model, red, blue, device):
@@ -66,3 +67,43 @@ def test_a_pinned_source_ends_at_the_paths_clean_end_and_disturbs_nobody(model, 
     torch.testing.assert_close(pinned[1], free[1], atol=1e-4, rtol=1e-4)
     with pytest.raises(ValueError, match="that of one picture is wanted, of 2 given"):
         Pinned(Trajectory(path.latents.expand(-1, 2, -1, -1, -1), path.sigmas))
+
+
+@pytest.mark.parametrize(
+    ("told", "name"),
+    [
+        ({"area": Area(8, 4, 0, 4)}, "area"),
+        ({"start": 0.5}, "start"),
+        ({"mask": torch.ones(1, 8, 8)}, "mask"),
+        ({"strength": 0.5, "end": 0.5}, "strength, end"),
+        ({"patches": (Pinned(PATH),)}, "patches"),
+    ],
+)
+def test_prompts_that_hold_elsewhere_do_not_stand_in_one_row(red, blue, told, name):
+    for source, target in ((red.map(**told), blue), (red, blue.map(**told))):
+        with pytest.raises(ValueError, match=f"target: {name} as in source is wanted; set it on both after Source and Target"):
+            stacked(source, target)
+    both = stacked(red.map(**told), blue.map(**told))
+    assert all(getattr(both.entries[0], field) is value for field, value in told.items())
+
+
+def test_prompts_that_change_from_step_to_step_do_not_stand_in_one_row(red, blue):
+    steps = blue.entries[0].embeds[None]
+    with pytest.raises(ValueError, match="target: per_step as in source is wanted"):
+        stacked(red, blue.map(per_step=steps))
+    with pytest.raises(ValueError, match="target: per_step as in source is wanted"):
+        stacked(red.map(per_step=steps), blue.map(per_step=steps))
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        (Trajectory(PATH.latents, PATH.sigmas, format="sdxl"), "trajectory: a sd1 latent is wanted by this model, sdxl given"),
+        (Trajectory(PATH.latents.repeat(1, 1, 4, 1, 1), PATH.sigmas), "trajectory: 4 channels are wanted by this model, 16 given"),
+        (PATH, r"trajectory: one of latents \(4, 8, 8\) is wanted as is sampled, \(4, 2, 2\) given"),
+    ],
+)
+def test_a_path_of_another_model_or_size_is_refused(model, red, blue, device, path, message):
+    guider = Guider(model.patched(Pinned(path)), CFG(stacked(red, blue), blue, 2.0))
+    with pytest.raises(ValueError, match=message):
+        sample(guider, Noise(0), Sampler.of("euler"), Sigmas(torch.tensor([4.0, 0.0])), Latent(torch.zeros(2, 4, 8, 8)), device)

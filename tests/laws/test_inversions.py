@@ -13,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from diffusion.family import LatentFormat
 from diffusion.pair import Pinned
 from diffusion.process import Process
 from diffusion.samplers import Bare, eps_of, integrate, make_stepper
@@ -152,7 +153,9 @@ def test_edict_comes_back_from_every_level(n, data):
 def test_direct_inversion_holds_the_source_and_leaves_the_target_alone():
     plain, led = Exact(BOTH), guided(7.5)
     path = torch.stack([x.view(1, 1, 20, 20) for x in walk(plain, ddim_inversion(), X0, levels(50).reversed())])
-    pinned = Pinned(Trajectory(path, torch.tensor(levels(50).sigmas[::-1]))).begin(SimpleNamespace(net=SimpleNamespace(samples=())))
+    pinned = Pinned(Trajectory(path, torch.tensor(levels(50).sigmas[::-1]))).begin(
+        SimpleNamespace(net=SimpleNamespace(samples=(), latent=LatentFormat(None, 1.0, 1, 1)))
+    )
     start = path[-1].expand(2, -1, -1, -1)
     held, free = back(Exact(led.function, pinned), start, 50), back(led, start, 50)
     assert mse(held[0], X0.view(1, 20, 20)) <= 1e-12

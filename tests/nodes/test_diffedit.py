@@ -12,6 +12,7 @@ from diffusion.family import family
 from diffusion.guidance import CFG, Conditional
 from diffusion.loading import open_checkpoint
 from diffusion.mask import grow
+from diffusion.pair import stacked
 from diffusion.sample import fit_mask
 from diffusion.samplers import integrate, make_stepper
 from diffusion.schedule import Schedule
@@ -21,9 +22,12 @@ from diffusion.text import encode
 from diffusion.vae import decode as vae_decode
 from diffusion.vae import encode as vae_encode
 from diffusion.values import Latent, Mask, Trajectory
-from graph_engine.errors import GraphError
+from nodes.ddim_inversion import DDIMInversion
 from nodes.diffedit import DiffEditEncode, MaskedDDIMDecode, NoiseContrastMask, normalised
+from nodes.edit_friendly_ddpm import EditFriendlyInversion
+from nodes.null_text import NullTextInversion
 from nodes.toybox import ToyboxScene
+from nodes.trajectory_replay import ReplayTrajectory
 
 STEPS = 5
 
@@ -144,10 +148,28 @@ def test_each_picture_of_a_batch_is_edited_by_itself(ctx, model, path, red, blue
     torch.testing.assert_close(both[1:], one, atol=1e-3, rtol=1e-3)
 
 
+def test_each_prompt_of_a_batch_has_a_row(ctx, model, path, red, blue):
+    one, mask = Trajectory(path.latents[:, :1], path.sigmas), Mask((noise(3, 1, 8, 8) > 0).float())
+    both = decode(ctx, model, one, red, stacked(blue, red), mask=mask).latent.x
+    for row, prompt in zip(both, (blue, red), strict=True):
+        torch.testing.assert_close(row, decode(ctx, model, one, red, prompt, mask=mask).latent.x[0], atol=1e-3, rtol=1e-3)
+    with pytest.raises(ValueError, match="trajectory: that of one picture or of 3 is wanted by the prompts, of 2 given"):
+        decode(ctx, model, path, red, stacked(stacked(blue, red), red))
+
+
+def test_what_an_inversion_stored_counts_as_in_a_replay(ctx, model, red, blue, empty, latent):
+    path = DDIMInversion(model=model, samples=latent, positive=red, steps=4).run(ctx).trajectory
+    tuned = NullTextInversion(model=model, trajectory=path, positive=red, negative=empty, cfg=3.0, inner_steps=2).run(ctx).trajectory
+    noises = EditFriendlyInversion(model=model, samples=latent, positive=red, negative=empty, steps=4).run(ctx).trajectory
+    for stored in (tuned, noises):
+        how = {"model": model, "trajectory": stored, "positive": blue, "negative": empty, "cfg": 3.0}
+        assert torch.equal(MaskedDDIMDecode(**how, ratio=0.75).run(ctx).latent.x, ReplayTrajectory(**how, start=0.75).run(ctx).latent.x)
+
+
 def test_a_trajectory_of_another_model_is_refused(ctx, model, path, red, blue):
     with pytest.raises(ValueError, match="a sd1 latent is wanted by this model, sdxl given"):
         decode(ctx, model, Trajectory(path.latents, path.sigmas, format="sdxl"), red, blue)
-    with pytest.raises(GraphError, match="the same level comes twice"):
+    with pytest.raises(ValueError, match="trajectory: levels that rise from one to the next are wanted"):
         decode(ctx, model, Trajectory(path.latents, torch.tensor([0.0, 1, 1, 2, 3, 4])), red, blue)
 
 

@@ -142,6 +142,10 @@ def test_what_cannot_be_is_refused(tune, model, red, blue, path, empty):
         tune(positive=stacked(red, blue))
     with pytest.raises(ValueError, match="4 channels are wanted by this model, 3 given"):
         tune(trajectory=replace(path, latents=path.latents[:, :, :3]))
+    with pytest.raises(NodeError, match=r"trajectory: one from DDIM Inversion is wanted, .*; one with noises given"):
+        tune(trajectory=replace(path, noises=path.latents[1:]))
+    with pytest.raises(NodeError, match="a coupled pair given"):
+        tune(trajectory=replace(path, coupled=path.latents))
     for bad in ({"cfg": -1.0}, {"inner_steps": -1}, {"learning_rate": -0.1}):
         with pytest.raises(ValidationError):
             tune(**bad)
