@@ -70,11 +70,16 @@ class _Blending(AttentionPatch, StepPatch):
     patch: Blend
     samples: tuple[str, ...]
     scales: frozenset[int]
+    size: tuple[int, int] = (0, 0)  # of the latent
     seen: dict[str, Tensor] = field(default_factory=dict)  # "columns" and "less": [samples, h, w], summed over steps and layers
+
+    @property
+    def _by_maps(self) -> bool:
+        return self.patch.mask is None and self.patch.threshold >= 0
 
     def at_site(self, site: Site) -> bool:
         """Cross-attention of one resolution."""
-        if not site.cross or self.patch.mask is not None or self.patch.threshold < 0:
+        if not site.cross or not self._by_maps:
             return False
         if site.place == "mid" and not self.patch.cells:
             return False
@@ -86,6 +91,8 @@ class _Blending(AttentionPatch, StepPatch):
         if BRANCH not in call.rows or call.step.index < 0:
             return next(call)
         first, batch = call.rows[BRANCH].start, call.rows.batch
+        if call.site.size != tuple(math.ceil(side / call.site.scale) for side in self.size):
+            raise NodeError("alignment: to blend by words, prompts for the whole picture are wanted, and these hold in an area; use mask")
 
         def keep(probs: Tensor) -> Tensor:
             mean = probs[first : first + batch].float().mean(1)  # (b, queries, keys)
@@ -104,9 +111,14 @@ class _Blending(AttentionPatch, StepPatch):
             maps[row] = mean[row][:, list(own)].sum(-1).view(size)
         self.seen[name] = self.seen[name] + maps if name in self.seen else maps
 
+    def before(self, x: Tensor, step: Step) -> Tensor:
+        """The state as it is."""
+        self.size = (x.shape[2], x.shape[3])
+        return x
+
     def after(self, x: Tensor, x0: Tensor, step: Step) -> Tensor:
-        """The state with the source outside of the targets' masks."""
-        if step.index < int(self.patch.start * step.count + 1e-9):
+        """The state with the source outside of the targets' masks; as it is while no map was seen, as under a prompt that begins later."""
+        if step.index < int(self.patch.start * step.count + 1e-9) or (self._by_maps and not self.seen):
             return x
         source, targets = source_and_targets(self.samples, len(x))
         out = x.clone()
@@ -132,10 +144,10 @@ def columns_of(tokens: Tokens, words: str, name: str) -> tuple[int, ...]:
     for word in filter(None, (word.strip() for word in words.split(","))):
         for occurrence in range(len(tokens)):
             try:
-                found.update(dict.fromkeys(token_indices(tokens, word, occurrence)))
+                found.update(dict.fromkeys(token_indices(tokens, word, occurrence, name=name)))
             except ValueError as problem:
                 if occurrence == 0:
-                    raise NodeError(f"{name}: {problem}") from problem
+                    raise NodeError(str(problem)) from problem
                 break
     return tuple(found)
 

@@ -9,8 +9,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from diffusion.pair import Pinned, pairs
-from diffusion.patch import Attend, AttentionPatch, AttnCall, Moment, Run, Site
+from diffusion.pair import Pinned, pairs, source_and_targets
+from diffusion.patch import Attend, AttentionPatch, AttnCall, Moment, Rows, Run, Site
+from diffusion.session import Net
 from diffusion.token_alignment import TokenAlignment, align, columns
 from diffusion.values import Conditioning, Model, Trajectory
 from graph_engine.errors import NodeError
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from graph_engine.context import Context
 
 BRANCH = "positive"  # the rows that are edited; guidance's other branches are left alone
+ADVICE = "align the very prompts that are sampled"
 TINY = 1e-9  # 0.29 · 100 is 28.999…96
 
 Edit = tuple[int, int, Tensor | None, Tensor | None]  # source row, target row, B (None: the identity) and own (None: zero) of `columns`
@@ -77,13 +79,15 @@ class AttentionControl(AttentionPatch):
     def begin(self, run: Run) -> Any:
         """A state for one run, which knows whether another patch computes inside of this one."""
         around = [patch for patch in run.net.model.patches if isinstance(patch, AttentionPatch)]
-        return _Controlling(self, alone=bool(around) and around[0] is self)
+        return _Controlling(self, run.net, alone=bool(around) and around[0] is self)
 
 
 @dataclass(slots=True, eq=False)
 class _Controlling(AttentionPatch):
     patch: AttentionControl
+    net: Net
     alone: bool
+    aligned: bool = False  # it was seen that the alignment is that of the prompts
     steps: dict[tuple[int, int, int], list[tuple[Tensor | None, Tensor | None] | None]] = field(default_factory=dict)
 
     def at_site(self, site: Site) -> bool:
@@ -95,22 +99,34 @@ class _Controlling(AttentionPatch):
         if BRANCH not in call.rows or call.step.index < 0:
             return next(call)
         sources, targets = pairs(call.rows, BRANCH)
-        if len(targets) != len(self.patch.alignment.targets):
-            wanted, given = len(self.patch.alignment.targets), len(targets)
-            raise NodeError(f"alignment: it is for {wanted} targets, and {given} are sampled; align the very prompts that are sampled")
+        if not self.aligned:
+            self._check(call.rows)
         if not call.site.cross:
             if not in_window(call.step, 0.0, self.patch.self_replace, call.step.count):
                 return next(call)
             q, k = call.q.clone(), call.k.clone()
             q[targets], k[targets] = call.q[sources], call.k[sources]
             return next(replace(call, q=q, k=k))
-        found = self._columns(call.step, call.k.shape[2], call.k)
+        found = self._columns(call.step, call.k.shape[2], call.k) * (len(targets) // len(self.patch.alignment.targets))  # of each entry
         edits = [(s, t, *edit) for s, t, edit in zip(sources, targets, found, strict=True) if edit is not None]
         if not edits:
             return next(call)
         if self.alone and not call.edits:
             return edited_values(call, edits, next)
         return next(call.edit_probs(lambda probs: edited_maps(probs, edits)))
+
+    def _check(self, rows: Rows) -> None:
+        """Raise NodeError where other prompts are sampled than those that were aligned."""
+        alignment, (source, targets) = self.patch.alignment, source_and_targets(rows.samples, rows.batch)
+        wanted = [alignment.source, *(edit.tokens for edit in alignment.targets)]
+        if len(targets) != len(alignment.targets):
+            raise NodeError(f"alignment: it is for {len(alignment.targets)} targets, and {len(targets)} are sampled; {ADVICE}")
+        for entry in self.net.branches[BRANCH]:
+            given = [entry.tokens[row % len(entry.tokens)] for row in (source, *targets)] if entry.tokens else wanted
+            if [tokens.ids for tokens in given] != [tokens.ids for tokens in wanted]:
+                was, now = (", ".join(repr(tokens.text) for tokens in prompts) for prompts in (wanted, given))
+                raise NodeError(f"alignment: it is of {was}, and {now} are sampled; {ADVICE}")
+        self.aligned = True
 
     def _columns(self, step: Moment, keys: int, like: Tensor) -> list[tuple[Tensor | None, Tensor | None] | None]:
         """For each target B and own at a step; None where nothing is edited."""

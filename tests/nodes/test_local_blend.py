@@ -11,7 +11,7 @@ from diffusion.patch import AttentionPatch, StepPatch
 from diffusion.sample import sample
 from diffusion.spacing import sigmas_for
 from diffusion.text import encode
-from diffusion.values import Guider, Latent, Mask, Noise, Sampler, Sigmas
+from diffusion.values import Area, Guider, Latent, Mask, Noise, Sampler, Sigmas
 from graph_engine.errors import NodeError
 from nodes.local_blend import LocalBlend, blended, looked_at
 from nodes.prompt_to_prompt import AlignPrompts, PromptToPrompt
@@ -168,3 +168,22 @@ def test_words_that_are_not_there_are_told(ctx, model, alignment, words, message
 def test_maps_that_the_model_does_not_have_are_told(ctx, model, alignment, run):
     with pytest.raises(ValueError, match="cells: one of 1, 2 is wanted by this model, 4 given"):
         run(LocalBlend(model=model, alignment=alignment, source_words="cat", target_words="cat", cells=4).run(ctx))
+
+
+@pytest.mark.filterwarnings("ignore:no conditioning")
+def test_a_prompt_that_begins_later_blends_from_there_on(ctx, model, alignment, run, positive):
+    late = positive.map(start=0.5)
+    x = run(LocalBlend(model=model, alignment=alignment, source_words="cat", target_words="cat", threshold=1.0).run(ctx), positive=late)
+    assert torch.equal(x[0], x[1])  # a threshold that nothing is above keeps the source wherever there were maps
+    assert not torch.equal(*run(model, positive=late))
+
+
+def test_by_words_it_wants_prompts_for_the_whole_picture_by_mask_any(ctx, model, alignment, run, positive):
+    half = positive.map(area=Area(8, 4, 0, 4))
+    words = {"source_words": "cat", "target_words": "cat"}
+    with pytest.raises(NodeError, match="alignment: to blend by words, prompts for the whole picture are wanted"):
+        run(LocalBlend(model=model, alignment=alignment, **words).run(ctx), positive=half)
+    mask = Mask((torch.arange(64) >= 32).float().expand(1, 64, 64))
+    x = run(LocalBlend(model=model, alignment=alignment, **words, mask=mask, start=0.0).run(ctx), positive=half)
+    assert torch.equal(x[1, ..., :4], x[0, ..., :4])
+    assert not torch.equal(x[1, ..., 4:], x[0, ..., 4:])

@@ -22,7 +22,7 @@ from diffusion.sample import sample
 from diffusion.spacing import sigmas_for
 from diffusion.text import encode
 from diffusion.vae import decode
-from diffusion.values import Guider, Image, Latent, Noise, Sampler, Sigmas
+from diffusion.values import Area, Conditioning, Guider, Image, Latent, Noise, Sampler, Sigmas
 from graph_engine.context import Context
 from graph_engine.errors import NodeError
 from graph_engine.files import Folders
@@ -292,12 +292,46 @@ def test_it_holds_for_other_families(run, p2p, device, kind, tmp_path):
     [
         (lambda p: replace_rows(p, [0, 0, 1]), "alignment: it is for 1 targets, and 2 are sampled"),
         (lambda p: replace_rows(p, [0]), "latent: a batch of a source and a target is wanted"),
+        (lambda p: replace_rows(p, [1, 0]), "alignment: it is of 'a red cat', 'a blue dog', and 'a blue dog', 'a red cat' are sampled"),
+        (lambda p: Conditioning((*p, *replace_rows(p, [0, 0]))), "and 'a red cat', 'a red cat' are sampled; align the very prompts"),
     ],
 )
 def test_a_batch_that_does_not_fit_is_told(run, p2p, model, clip, device, spoil, message):
     positive = together(clip, device, "a red cat", "a blue dog")
     with pytest.raises((NodeError, ValueError), match=message):
         run(p2p(model, positive), spoil(positive))
+
+
+@pytest.mark.filterwarnings("ignore:no conditioning")
+@pytest.mark.parametrize("range", [{}, {"start": 0.4}, {"end": 0.6}])
+def test_an_edit_holds_in_the_areas_and_steps_of_its_prompts(run, p2p, model, clip, device, range):
+    same = together(clip, device, "a red cat", "a red cat")
+    halves = [same.map(area=Area(8, 4, 0, x), **range) for x in (0, 4)]
+    both = Conditioning((*halves[0], *halves[1]))
+    x = run(p2p(model, same, "replace", cross_replace=1.0), both)
+    assert torch.equal(x[0], x[1])
+    pair = together(clip, device, "a red cat", "a blue fox")
+    left, right = (pair.map(area=Area(8, 4, 0, x), **range) for x in (0, 4))
+    both = Conditioning((*left, *right))
+    plain, edited = run(model, both), run(p2p(model, pair, "replace"), both)
+    assert torch.equal(edited[0], plain[0])
+    assert all((part[1] - other[1]).abs().max() > 1e-3 for part, other in zip(edited.split(4, -1), plain.split(4, -1), strict=True))
+
+
+def test_prompts_of_several_chunks_are_edited_like_short_ones(run, p2p, model, clip, device):
+    long = "a red cat and a dog on the table in a big house with a green door"
+    pair = together(clip, device, long, long.replace("cat", "fox"))
+    assert len(pair.entries[0].tokens[0]) > pair.entries[0].tokens[0].chunk
+    negative = encode(clip, long, device)
+    plain = run(model, pair, negative=negative)
+    edited = run(p2p(model, pair, "replace", cross_replace=1.0), pair, negative=negative)
+    assert torch.equal(edited[0], plain[0])
+    assert (edited[1] - plain[1]).abs().max() > 1e-3
+    same = together(clip, device, long, long)
+    x = run(p2p(model, same, "replace", cross_replace=1.0), same)
+    assert torch.equal(x[0], x[1])
+    short = together(clip, device, "a red cat", long)  # the shorter one's axis is repeated
+    assert torch.isfinite(run(p2p(model, short), short)).all()
 
 
 def test_a_window_that_ends_before_it_starts_is_told(ctx, clip, device):
