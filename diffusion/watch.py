@@ -29,7 +29,7 @@ class Watch(AttentionPatch):
     def __call__(self, call: AttnCall, next: Attend) -> Tensor:
         """Attention as it is."""
         kept = self.kept
-        if kept is None or BRANCH not in call.rows:
+        if kept is None or BRANCH not in call.rows or any(site.name == call.site.name for site, _ in kept):  # that of a further entry
             return next(call)
         first = call.rows[BRANCH].start
         rows = slice(first, first + call.rows.batch)

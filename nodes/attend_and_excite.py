@@ -39,10 +39,11 @@ def smoothed(maps: Tensor) -> Tensor:
 def neglect(maps: Tensor, subjects: Iterable[tuple[int, ...]], sharpness: float) -> Tensor:
     """max_s (1 − max A_s) of one picture: how little its most neglected word is looked at (alg. 1, lines 2-8).
 
-    maps [h, w, tokens] are mean probabilities; a softmax of `sharpness` over all tokens but the first and the last makes them shares. A
-    word of several tokens counts by the mean of their maps.
+    maps [h, w, tokens] are mean probabilities; a softmax of `sharpness` over all tokens but the first and the last makes them shares, which
+    brings out what little a prompt's begin leaves. Sharpness 0 takes the probabilities as they are. A word of several tokens counts by the
+    mean of their maps.
     """
-    shares = (maps[..., 1:-1] * sharpness).softmax(-1)
+    shares = (maps[..., 1:-1] * sharpness).softmax(-1) if sharpness else maps[..., 1:-1]
     words = torch.stack([shares[..., [i - 1 for i in subject]].mean(-1) for subject in subjects])
     return (1 - smoothed(words).amax((1, 2))).clamp(min=0).max()
 
@@ -107,6 +108,8 @@ class _Exciting(StepPatch, AttentionPatch):
 
     def _loss(self, x: Tensor, step: Step, subjects: list[list[tuple[int, ...]]]) -> tuple[Tensor, Tensor]:
         maps, by = maps_and_state(self.net, self.watch, x, step.sigma)
+        if not maps:  # the prompt does not hold at this level
+            return by.flatten(1).sum(1) * 0, by
         return losses(maps, subjects, self.patch.sharpness), by
 
     def _moved(self, x: Tensor, loss: Tensor, by: Tensor, rate: float, step: Step) -> Tensor:
@@ -119,7 +122,7 @@ class _Exciting(StepPatch, AttentionPatch):
             raise ValueError("positive: an encoded prompt is wanted, this one does not know which words it was made of")
         for word in self.patch.words:
             if not any(_has(prompt.text, word) for prompt in tokens):
-                token_indices(tokens[0], word)  # says what the prompt has
+                token_indices(tokens[0], word, name="words")  # says what the prompt has
         rows = [tokens[row % len(tokens)] for row in range(batch)]
         return [[token_indices(prompt, word) for word in self.patch.words if _has(prompt.text, word)] for prompt in rows]
 

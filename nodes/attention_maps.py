@@ -184,7 +184,7 @@ class ShowAttention(Node, category="editing/attention", title="Show Attention", 
         tokens = self._tokens()
         chosen = [word.strip() for word in self.words.split(",") if word.strip()]
         if chosen:
-            columns = [token_indices(tokens, word) for word in chosen]
+            columns = [token_indices(tokens, word, name="words") for word in chosen]
         else:
             spans = words(tokens.text)
             positions = [tuple(i for i, word in enumerate(tokens.words) if word == w) for w in range(len(spans))]

@@ -13,7 +13,7 @@ from torch import Tensor
 from diffusion.batch import repeat_to
 from diffusion.patch import Attend, AttentionPatch, AttnCall, Site
 from diffusion.text import token_indices
-from diffusion.values import Cond, Conditioning, Mask
+from diffusion.values import Cond, Conditioning, Mask, Tokens
 from graph_engine.errors import NodeError
 from graph_engine.node import Node
 from nodes.params import number
@@ -60,13 +60,27 @@ class PaintedWord(AttentionPatch):
         return next(call.add_bias(w * painted(region, self.columns, scores.shape[-1])))
 
 
+def somewhere(prompts: tuple[Tokens, ...], words: str, occurrence: int) -> tuple[tuple[int, ...], ...]:
+    """The words' tokens in each of several prompts, such as a source's and a target's, of which only one has to have them."""
+    found, problem = list[tuple[int, ...]](), None
+    for tokens in prompts:
+        try:
+            found.append(token_indices(tokens, words, occurrence, name="words"))
+        except ValueError as missing:
+            found.append(())
+            problem = problem or missing
+    if problem is not None and not any(found):
+        raise problem
+    return tuple(found)
+
+
 def paint(conditioning: Conditioning, words: str, occurrence: int, mask: Tensor, **how: float | str) -> Conditioning:
-    """The conditioning whose entries draw the words to the mask. Raises ValueError where a prompt does not have the words."""
+    """The conditioning whose entries draw the words to the mask, in the rows that have them. Raises ValueError where no row has."""
 
     def one(entry: Cond) -> Cond:
         if not entry.tokens:
             raise NodeError("conditioning: an encoded prompt is wanted, this one does not know which words it was made of")
-        columns = tuple(token_indices(tokens, words, occurrence) for tokens in entry.tokens)
+        columns = somewhere(entry.tokens, words, occurrence)
         return replace(entry, patches=(*entry.patches, PaintedWord(mask, columns, **how)))  # type: ignore[arg-type]
 
     return Conditioning(tuple(one(entry) for entry in conditioning))

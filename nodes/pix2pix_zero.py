@@ -87,6 +87,8 @@ class _Guiding(StepPatch, AttentionPatch):
         source, targets = source_and_targets(self.net.samples, len(x))
         with torch.enable_grad():
             maps, by = maps_and_state(self.net, self.watch, x, step.sigma)
+            if not maps:  # the prompt does not hold at this level
+                return x
             apart = [(probs[list(targets)] - probs[source].detach()).square().sum((2, 3)).mean(1).sum() for _, probs in maps]
             guided = descended(x, torch.stack(apart).sum(), by, self.patch.amount, step.sigma)
         out = x.clone()

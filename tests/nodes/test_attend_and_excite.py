@@ -12,9 +12,9 @@ from diffusion.sample import sample
 from diffusion.schedule import Schedule
 from diffusion.session import open_session
 from diffusion.text import token_indices
-from diffusion.values import Guider, Latent, Noise, Sampler, Sigmas
+from diffusion.values import Area, Conditioning, Guider, Latent, Noise, Sampler, Sigmas
 from graph_engine.errors import GraphError
-from nodes.attend_and_excite import AttendAndExcite, neglect, parsed
+from nodes.attend_and_excite import AttendAndExcite, neglect, parsed, smoothed
 
 LEVELS = Sigmas(torch.tensor([12.0, 6.0, 2.0, 0.5, 0.0]))
 FEW = {"words": "red, cat", "cells": 2, "until": 2, "thresholds": ""}
@@ -137,3 +137,26 @@ def test_words_are_looked_for_in_the_prompt(ctx, model, red, blue, device):
         with pytest.raises(ValueError, match="pairs of step and share"):
             parsed(bad)
         assert list(AttendAndExcite.check({"thresholds": bad}))
+
+
+def test_where_the_prompt_does_not_hold_nothing_is_moved(ctx, model, red, blue, device):
+    patched = AttendAndExcite(model=model, **FEW | {"thresholds": "0: 0.9"}).run(ctx)
+    with pytest.warns(UserWarning, match="no conditioning of 'positive' is active"):
+        assert torch.equal(run(patched, red.map(start=1.0), blue, device), run(model, red.map(start=1.0), blue, device))
+
+
+def test_of_several_prompts_the_first_is_looked_at(ctx, model, red, blue, device):
+    patched, several = AttendAndExcite(model=model, **FEW).run(ctx), Conditioning((*red, *red.map(area=Area(8, 4, 0, 4))))
+    step, x = Schedule(model.process.table(), LEVELS.values)[0], noise(0, 1, 4, 8, 8) * 12
+    moved = []
+    for positive in (red, several):
+        with open_session(patched, CFG(positive, blue, 3.0), device) as net, torch.no_grad():
+            moved.append(net.before(x, step))
+    torch.testing.assert_close(*moved, atol=1e-4, rtol=1e-4)
+
+
+def test_without_a_softmax_a_words_share_is_its_probability():
+    maps = noise(0, 8, 8, 12).mul(2).softmax(-1)
+    loss = neglect(maps, [(2,), (5, 6)], 0.0)
+    looks = smoothed(torch.stack([maps[..., 2], maps[..., 5:7].mean(-1)])).amax((1, 2))
+    assert loss == (1 - looks).max()

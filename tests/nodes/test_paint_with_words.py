@@ -10,6 +10,7 @@ import torch
 import toybox
 from diffusion.guidance import CFG
 from diffusion.loading import open_checkpoint
+from diffusion.pair import stacked
 from diffusion.patch import AttentionPatch
 from diffusion.session import open_session
 from diffusion.text import encode
@@ -107,11 +108,22 @@ def test_batch_mates_change_no_picture(ctx, model, red, blue, device, left):
     torch.testing.assert_close(denoised(model, painted, blue, device, torch.cat([mate, one]))[1:], alone, atol=1e-4, rtol=1e-4)
 
 
+def test_beside_a_source_only_rows_that_have_the_words_are_painted(ctx, model, red, blue, clip, device, left):
+    x, green = noise(1, 2, 4, 8, 8), encode(clip, "a green cat", device)
+    pair = stacked(red, green)
+    painted = PaintWithWords(conditioning=pair, mask=left, words="green", weight=1.0).run(ctx)
+    alone = PaintWithWords(conditioning=green, mask=left, words="green", weight=1.0).run(ctx)
+    both, plain = denoised(model, painted, blue, device, x), denoised(model, pair, blue, device, x)
+    torch.testing.assert_close(both[:1], plain[:1], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(both[1:], denoised(model, alone, blue, device, x[1:]), atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(both[1], plain[1], atol=1e-3)
+
+
 def test_a_phrase_is_looked_for_in_the_prompt(ctx, red, left):
     columns = PaintWithWords(conditioning=red, mask=left, words="red cat").run(ctx).entries[0].patches[0].columns
     assert [len(row) for row in columns] == [2]
     assert isinstance(PaintWithWords(conditioning=red, mask=left, words="cat").run(ctx).entries[0].patches[0], PaintedWord)
-    with pytest.raises(ValueError, match="has 'green' 0 times"):
+    with pytest.raises(ValueError, match="words: the prompt 'a red cat' has 'green' 0 times"):
         PaintWithWords(conditioning=red, mask=left, words="green").run(ctx)
     with pytest.raises(ValueError, match="occurrence 1"):
         PaintWithWords(conditioning=red, mask=left, words="red", occurrence=1).run(ctx)

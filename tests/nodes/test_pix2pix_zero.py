@@ -121,3 +121,10 @@ def test_a_real_picture_comes_in_as_a_trajectory(ctx, model, start, blue, device
     edited = run(CrossAttentionGuidance(model=model, trajectory=path).run(ctx), begun, blue, device, seed=None)
     torch.testing.assert_close(edited[0] * 0.18215, path.latents[0, 0])
     assert math.isfinite(edited.sum())
+
+
+def test_where_the_prompt_does_not_hold_nothing_is_guided(ctx, model, start, blue, device):
+    late = start._replace(positive=start.positive.map(start=1.0))
+    with pytest.warns(UserWarning, match="no conditioning of 'positive' is active"):
+        guided, plain = (run(m, late, blue, device) for m in (CrossAttentionGuidance(model=model).run(ctx), model))
+    assert torch.equal(guided, plain)
