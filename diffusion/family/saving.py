@@ -67,8 +67,7 @@ def tower_tensors(tower: TextEncoder) -> dict[str, Tensor]:
     _same("text encoder's heads", config.num_attention_heads, max(1, config.hidden_size // 64))
     _same("text encoder's activation", config.hidden_act, "quick_gelu" if tower.name == "l" else "gelu")
     tensors = _lossless(tower.model.state_dict())
-    if tower.name == "h" and tower.layer == -1:
-        # diffusers' folders of 2.x leave out the last layer, which is not used; files have it, and are read that way
+    if tower.left_out:  # files have that layer, and are read that way
         tensors |= _layer_of_zeros(tensors, len(tower.model.encoder.layers))
     return tensors
 

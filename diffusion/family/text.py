@@ -47,6 +47,11 @@ class TextEncoder(nn.Module):
         """The encoder itself, as one of one."""
         return (self,)
 
+    @property
+    def left_out(self) -> int:
+        """How many layers at the end are not there: the last of 2.x, which it does not use, in diffusers' folders."""
+        return int(self.name == "h" and self.layer == -1)
+
     def split(self, text: str) -> list[tuple[int, tuple[int, int]]]:
         """Token ids of a text without special tokens, each with the characters it covers."""
         tokens, start = [], 0
@@ -62,10 +67,12 @@ class TextEncoder(nn.Module):
         The id -1 - i stands for the i-th of `vectors`, [d] each. The pooled vector is always the last layer's at the first end token.
         """
         layers = self.model.encoder.layers
-        stop, norm = last_layer or self.layer, self.model.final_layer_norm
+        stop, norm = self.layer if last_layer is None else last_layer + self.left_out, self.model.final_layer_norm
         within = 1 <= -stop <= len(layers)
         if not within:
-            warnings.warn(f"the text encoder has {len(layers)} layers; stopping at {stop} is not possible, the last is used", stacklevel=2)
+            warnings.warn(
+                f"the text encoder has {len(layers)} layers; stopping at {last_layer} is not possible, the last is used", stacklevel=2
+            )
             stop = -1
         embeddings, n = self.model.embeddings, ids.shape[1]
         tokens = embeddings.token_embedding(ids.clamp(min=0))

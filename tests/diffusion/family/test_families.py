@@ -8,12 +8,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from diffusion.family import family
+from diffusion.family.parts import find_text, load_tower
 from diffusion.family.structure import read_diffusers, read_original
 from diffusion.files import open_tensors, write_tensors
 from diffusion.guidance import CFG
 from diffusion.loading import open_checkpoint, open_clip, open_unet, open_vae
+from diffusion.process import Process
 from diffusion.sample import sample
-from diffusion.saving import clip_tensors, model_tensors, tower_files, vae_tensors
+from diffusion.saving import clip_tensors, metadata, model_tensors, tower_files, vae_tensors
 from diffusion.spacing import sigmas_for
 from diffusion.text import encode
 from diffusion.vae import decode
@@ -177,6 +179,99 @@ def test_the_prediction_is_told_by_marks_metadata_a_yaml_and_the_weights(tool, t
     last = max(key for key in tensors if key.startswith("model.diffusion_model.output_blocks.") and key.endswith("blocks.0.norm1.bias"))
     save_file({**tensors, last: torch.linspace(-1, 1, len(tensors[last])).half()}, path)
     assert open_checkpoint(path)[0].process.prediction == "v_prediction"
+
+
+def test_the_spread_tells_under_either_name(tool, device, tmp_path):
+    tensors = tool.make("sd21")
+    last = max(key for key in tensors if key.startswith("model.diffusion_model.output_blocks.") and key.endswith("blocks.0.norm1.bias"))
+    save_file({**tensors, last: torch.linspace(-1, 1, len(tensors[last])).half()}, tmp_path / "x.safetensors")
+    model = open_unet(tmp_path / "x.safetensors")
+    with device.weights(model.weights) as unet:
+        unet.save_pretrained(tmp_path / "folder/unet")
+    for path in (tmp_path / "folder/unet/diffusion_pytorch_model.safetensors", tmp_path / "folder"):
+        assert open_unet(path).process == model.process == Process("v_prediction")
+
+
+def test_what_a_written_model_predicts_is_not_guessed_again(tool, device, tmp_path):
+    tensors = tool.make("sd21")
+    last = max(key for key in tensors if key.startswith("model.diffusion_model.output_blocks.") and key.endswith("blocks.0.norm1.bias"))
+    save_file({**tensors, last: torch.linspace(-1, 1, len(tensors[last])).half()}, tmp_path / "x.safetensors")
+    model = open_unet(tmp_path / "x.safetensors")
+    for process in (
+        Process("epsilon"),
+        Process("v_prediction"),
+        Process("epsilon", zero_terminal_snr=True),
+        Process("v_prediction", levels=(0.25, 64.0)),
+    ):
+        told = replace(model, process=process)
+        with open(tmp_path / "y.safetensors", "wb") as file:
+            write_tensors(file, model_tensors(told, device), metadata(told))
+        assert open_unet(tmp_path / "y.safetensors").process == process
+
+
+@pytest.mark.parametrize(
+    "process",
+    [
+        Process("lcm"),
+        Process("sample"),
+        Process("edm", levels=(0.002, 80.0), sigma_data=0.5),
+        Process("epsilon", levels=(0.002, 80.0)),
+        Process(beta_schedule="linear"),
+        Process(beta_end=0.02),
+    ],
+)
+def test_a_process_that_files_do_not_tell_is_not_written(process, file_of, device):
+    model = replace(open_checkpoint(file_of("sd15"))[0], process=process)
+    with pytest.raises(ValueError, match=f"a model trained as {process.prediction} on {process.beta_schedule} levels cannot be written"):
+        model_tensors(model, device)
+
+
+def test_sdxl_files_tell_velocity_and_levels_of_their_own(tool, tmp_path):
+    tensors, path = tool.make("sdxl"), tmp_path / "x.safetensors"
+    levels = {"edm_vpred.sigma_max": torch.tensor(64.0), "edm_vpred.sigma_min": torch.tensor(0.25)}
+    for marks, process in (
+        ({"v_pred": torch.zeros(0)}, Process("v_prediction")),
+        ({"v_pred": torch.zeros(0), "ztsnr": torch.zeros(0)}, Process("v_prediction", zero_terminal_snr=True)),
+        (levels, Process("v_prediction", levels=(0.25, 64.0))),
+    ):
+        save_file({**tensors, **marks}, path)
+        assert open_checkpoint(path)[0].process == process
+    save_file({**tensors, "edm_mean": torch.zeros(4), "edm_std": torch.ones(4)}, path)
+    with pytest.raises(ValueError, match=r"x\.safetensors: this is a Playground 2\.5 model"):
+        open_checkpoint(path)
+    save_file({**tool.make("sdxl-ip2p"), **levels}, path)
+    with pytest.raises(ValueError, match=r"x\.safetensors: this is a CosXL Edit model"):
+        open_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("input_blocks.1.1.time_stack.0.norm1.weight", "a Stable Video Diffusion model"),
+        ("input_blocks.1.1.transformer_blocks.0.fuser.linear.weight", "a GLIGEN model"),
+        ("input_blocks.1.1.other.weight", "1 weights do not fit .*other.weight is not known"),
+        ("other.weight", "1 weights do not fit .*other.weight is not known"),
+    ],
+)
+def test_weights_that_a_network_has_no_place_for_are_named(name, said, tool, tmp_path):
+    save_file({**tool.make("sd15"), f"model.diffusion_model.{name}": torch.zeros(2)}, tmp_path / "x.safetensors")
+    with pytest.raises(ValueError, match=said):
+        open_checkpoint(tmp_path / "x.safetensors")
+
+
+def test_clip_skip_counts_the_layer_that_a_folder_of_the_second_generation_leaves_out(file_of, device):
+    (whole,) = find_text(open_tensors(file_of("sd21")))
+    tower = load_tower(whole, torch.float32, layer=-2, norm=True)
+    assert (tower.name, len(tower.model.encoder.layers), tower.left_out) == ("h", 3, 0)
+    ids = torch.tensor([[tower.bos, 320, tower.eos, *[tower.pad] * 74]])
+    with torch.no_grad():
+        states = {layer: tower(ids, layer)[0] for layer in (None, -2, -3)}
+        del tower.model.encoder.layers[-1]
+        tower.layer = -1
+        assert tower.left_out == 1
+        assert all(torch.equal(tower(ids, layer)[0], states[layer]) for layer in states)
+        with pytest.warns(UserWarning, match="2 layers; stopping at -1 is not possible"):
+            assert torch.equal(tower(ids, -1)[0], states[None])
 
 
 @pytest.mark.parametrize("what", ["unet", "text", "vae"])
