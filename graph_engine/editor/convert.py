@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any, TypeGuard
 
 from graph_engine.editor.graph import BYPASSED, MUTED, Graph, Node, Subgraph, build
+from graph_engine.editor.group_nodes import groups, without_groups
 from graph_engine.editor.literal import MISSING, as_prompt, as_unknown
 from graph_engine.editor.primitives import apply_primitives
 from graph_engine.editor.promotion import promote
@@ -29,10 +30,10 @@ def is_editor_graph(document: object) -> TypeGuard[Mapping[str, Any]]:
 
 
 def node_types(graph: Mapping[str, Any]) -> set[str]:
-    """The node types that a saved graph uses, in its subgraphs too; whatever is malformed is passed over."""
+    """The node types that a saved graph uses, in its subgraphs and groups too; whatever is malformed is passed over."""
     definitions = graph.get("definitions")
     inner = definitions.get("subgraphs") if isinstance(definitions, Mapping) else None
-    graphs = [graph, *(inner if isinstance(inner, (list, tuple)) else ())]
+    graphs = [graph, *(inner if isinstance(inner, (list, tuple)) else ()), *groups(graph).values()]
     lists = [nodes for each in graphs if isinstance(each, Mapping) and isinstance(nodes := each.get("nodes"), (list, tuple))]
     return {type.strip() for nodes in lists for node in nodes if isinstance(node, Mapping) and isinstance(type := node.get("type"), str)}
 
@@ -52,7 +53,7 @@ def to_api(
     picks among the wordings of `{a|b}`; `now` is the time for `%date:...%`. Raises WorkflowError, naming the node and the
     rule, when the graph is malformed, links go round in a circle, or a subgraph contains itself.
     """
-    root, subgraphs = build(graph, definitions)
+    root, subgraphs = build(without_groups(graph, definitions), definitions)
     for each in (root, *subgraphs.values()):
         apply_primitives(each)
     promote(root, subgraphs)

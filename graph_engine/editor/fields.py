@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from graph_engine.editor.literal import MISSING, absent, as_script_text
 
-__all__ = ["DYNAMIC", "Field", "fields", "first_choice", "order", "saved_values", "without_forced"]
+__all__ = ["DYNAMIC", "Field", "Values", "fields", "first_choice", "order", "saved_values", "walk", "without_forced"]
 
 _PLAIN: dict[str, Any] = {"INT": 0, "FLOAT": 0, "BOOLEAN": False, "STRING": "", "TEXTAREA": "", "COLOR": "#000000"}
 _STRUCTURED: dict[str, Any] = {
@@ -50,21 +50,21 @@ def fields(definition: Mapping[str, Any], values: Sequence[Any], linkable: Seque
     `values` is the saved list, read by position; `linkable` are the saved names of inputs, which tell how far a growing
     input had grown.
     """
-    found = [*_walk(definition, _Listed(values), linkable)]
+    found = [*walk(definition, _Listed(values), linkable)]
     return [entry for entry in found if not entry.widget] + [entry for entry in found if entry.widget]
 
 
 def saved_values(definition: Mapping[str, Any], given: Mapping[str, Any]) -> tuple[list[Field], list[Any]]:
     """The inputs of a node whose widgets hold the `given` values, and the list in which they are saved."""
     slots = _Given(given)
-    found = [*_walk(definition, slots, [*given])]
+    found = [*walk(definition, slots, [*given])]
     held = {entry.name: entry.value for entry in found}
     values = [held.get(name) if value is MISSING else value for name, value in slots.taken]
     ordered = [entry for entry in found if not entry.widget] + [entry for entry in found if entry.widget]
     return ordered, [None if value is MISSING else value for value in values]
 
 
-class _Values(Protocol):
+class Values(Protocol):
     def take(self, name: str, aside: Any = None) -> Any:
         """The next saved value, MISSING when there is none; `aside` is what a widget of no input is saved with."""
 
@@ -133,7 +133,8 @@ def without_forced(definition: Mapping[str, Any], values: Sequence[Any]) -> Sequ
     return values
 
 
-def _walk(definition: Mapping[str, Any], saved: _Values, linkable: Sequence[str]) -> Iterator[Field]:
+def walk(definition: Mapping[str, Any], saved: Values, linkable: Sequence[str]) -> Iterator[Field]:
+    """The inputs of a node in the order of its declaration, as its values are taken one after the other."""
     waiting = deque(order(definition.get("input"), definition.get("input_order")))
     while waiting:
         name, spec = waiting.popleft()
@@ -145,7 +146,7 @@ def _walk(definition: Mapping[str, Any], saved: _Values, linkable: Sequence[str]
             value, inside, buttons = _chosen(name, options, held)
             yield Field(name, type, options, True, value)
             if held is not MISSING and absent(held):  # what it stands for shows only after the list has been read
-                yield from _walk({"input": {"required": dict(inside)}}, _Listed(()), linkable)
+                yield from walk({"input": {"required": dict(inside)}}, _Listed(()), linkable)
                 continue
             waiting.extendleft([("", [_BUTTON])] * buttons)
             waiting.extendleft(reversed(inside))
@@ -227,7 +228,7 @@ def first_choice(options: Mapping[str, Any], otherwise: Any = None) -> Any:
     return choices[0] if isinstance(choices, (list, tuple)) and choices else otherwise
 
 
-def _extras(name: str, type: str, options: Mapping[str, Any], saved: _Values) -> Iterator[Field]:
+def _extras(name: str, type: str, options: Mapping[str, Any], saved: Values) -> Iterator[Field]:
     """Passes over the saved values of the widgets that accompany a widget (section 5.5)."""
     if _controlled(name, type, options):
         saved.take("", "fixed")
