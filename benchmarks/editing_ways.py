@@ -1,7 +1,7 @@
 """The ways of editing that `editing.py` compares: each builds, of a pair's handles, the graph that ends in the edited picture.
 
 An inversion gives a trajectory, an editor patches the model that walks it back: `inverted` and `EDITORS` are combined below. Guidance is
-4, but 1 on every way up; EDICT is guided by 2 both ways and starts at 0.8, edit-friendly DDPM starts at 0.64 (0.88 beside a source), as
+5, as in the gates of the model, but 1 on every way up; EDICT is guided by 2 both ways and starts at 0.8, edit-friendly DDPM starts at 0.64 (0.88 beside a source), as
 published.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 
 from toybox.instructions import Edit
 
-STEPS, CFG, EDICT = 30, 4.0, 2.0
+STEPS, CFG, EDICT = 30, 5.0, 2.0
 GROUND = ("background_color", "texture")
 Builder = Callable[["Case"], Any]
 WAYS: dict[str, Builder] = {}
