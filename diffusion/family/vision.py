@@ -115,6 +115,8 @@ def encoder_names(file: TensorFile) -> dict[str, str]:
             continue
         bare = {name: name.removeprefix(prefix) for name in file.shapes if name.startswith(prefix)}
         return {old: new for old, new in bare.items() if new.startswith(parts) and not new.endswith("position_ids")}
+    if any("vision_model." in name or "visual." in name for name in file.shapes):
+        raise ValueError(f"{file.path.name}: {HF} (or {OPENAI} and class_embedding) is missing in this CLIP picture encoder")
     raise ValueError(f"{file.path.name}: a CLIP picture encoder is wanted (vision_model.… or visual.…); {describe(file)}")
 
 

@@ -24,13 +24,18 @@ ALPHAS = (4.0, 1.0, 2.0, 3.0)
 UNET = r"attn\d\.(to_[qkv]|to_out\.0)|ff\.net\.(0\.proj|2)|proj_(in|out)|conv1|conv2|downsamplers\.0\.conv|upsamplers\.0\.conv"
 TEXT = r"self_attn\.(q|k|v|out)_proj|mlp\.fc[12]"
 
-Factors = dict[str, tuple[Tensor, Tensor, float]]  # "unet:PATH" or "text_encoder:PATH" -> up, down, alpha
+COMPONENTS = {"unet": "diffusion_pytorch_model", "text_encoder": "model", "text_encoder_2": "model"}
+DIFFUSERS = {"unet": "unet.", "text_encoder": "text_encoder.text_model.", "text_encoder_2": "text_encoder_2.text_model."}
+
+Factors = dict[str, tuple[Tensor, Tensor, float]]  # "unet:PATH", "text_encoder:PATH" or "text_encoder_2:PATH" -> up, down, alpha
 
 
 def shapes_in(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Shapes of the weights of a diffusers folder as "unet:NAME" and "text_encoder:NAME" (without text_model)."""
+    """Shapes of the weights of a diffusers folder as "unet:NAME", "text_encoder:NAME" and "text_encoder_2:NAME" (without text_model)."""
     shapes = {}
-    for part, stem in (("unet", "diffusion_pytorch_model"), ("text_encoder", "model")):
+    for part, stem in COMPONENTS.items():
+        if not (folder / part).is_dir():
+            continue
         with safe_open(folder / part / f"{stem}.safetensors", "pt") as file:
             for name in file.keys():  # noqa: SIM118
                 shapes[f"{part}:{name.removeprefix('text_model.')}"] = tuple(file.get_slice(name).get_shape())
@@ -57,12 +62,14 @@ def make(shapes: Mapping[str, tuple[int, ...]], rank: int = 4, seed: int = 0, sc
 
 
 def kohya(factors: Factors, rename: Mapping[str, str] | None = None) -> dict[str, Tensor]:
-    """lora_unet_…, lora_te_text_model_…; `rename` gives the U-Net's modules the names of the original code."""
+    """lora_unet_…, lora_te_text_model_…, of two encoders lora_te1_… and lora_te2_…; `rename`: the U-Net under original names."""
+    two = any(name.startswith("text_encoder_2:") for name in factors)
+    starts = {"unet": "unet", "text_encoder": "te1" if two else "te", "text_encoder_2": "te2"}
     tensors = {}
     for name, (up, down, alpha) in factors.items():
         part, _, path = name.partition(":")
         path = (rename or {}).get(path, path) if part == "unet" else f"text_model.{path}"
-        base = f"lora_{'unet' if part == 'unet' else 'te'}_{path.replace('.', '_')}"
+        base = f"lora_{starts[part]}_{path.replace('.', '_')}"
         tensors |= {f"{base}.lora_up.weight": up, f"{base}.lora_down.weight": down, f"{base}.alpha": torch.tensor(alpha)}
     return tensors
 
@@ -79,22 +86,21 @@ def folded(factors: Factors, up: str, down: str, prefixes: Mapping[str, str], re
 
 def diffusers(factors: Factors) -> dict[str, Tensor]:
     """What save_lora_weights writes."""
-    return folded(factors, "lora_B.weight", "lora_A.weight", {"unet": "unet.", "text_encoder": "text_encoder.text_model."})
+    return folded(factors, "lora_B.weight", "lora_A.weight", DIFFUSERS)
 
 
 def diffusers_mid(factors: Factors) -> dict[str, Tensor]:
     """diffusers 0.17 to 0.20."""
     unet = {name: value for name, value in factors.items() if name.startswith("unet")}
     text = {name: value for name, value in factors.items() if not name.startswith("unet")}
-    return folded(unet, "lora.up.weight", "lora.down.weight", {"unet": "unet."}) | folded(
-        text, "lora_linear_layer.up.weight", "lora_linear_layer.down.weight", {"text_encoder": "text_encoder.text_model."}
-    )
+    tensors = folded(unet, "lora.up.weight", "lora.down.weight", DIFFUSERS)
+    return tensors | folded(text, "lora_linear_layer.up.weight", "lora_linear_layer.down.weight", DIFFUSERS)
 
 
 def diffusers_old(factors: Factors) -> dict[str, Tensor]:
     """Attention processors of the U-Net; holds attention weights only."""
     tensors = {}
-    for key, tensor in folded(factors, "up.weight", "down.weight", {"unet": "", "text_encoder": "text_encoder.text_model."}).items():
+    for key, tensor in folded(factors, "up.weight", "down.weight", {**DIFFUSERS, "unet": ""}).items():
         match = re.fullmatch(r"(.+\.attn\d)\.(to_[qkv]|to_out)(?:\.0)?\.(up|down)\.weight", key)
         if match:
             tensors[f"{match[1]}.processor.{match[2]}_lora.{match[3]}.weight"] = tensor
@@ -103,7 +109,8 @@ def diffusers_old(factors: Factors) -> dict[str, Tensor]:
 
 def comfy(factors: Factors, rename: Mapping[str, str]) -> dict[str, Tensor]:
     """Names of the original code with dots; kohya's fields."""
-    prefixes = {"unet": "diffusion_model.", "text_encoder": "text_encoders.clip_l.transformer.text_model."}
+    prefixes = {part: f"text_encoders.clip_{x}.transformer.text_model." for part, x in (("text_encoder", "l"), ("text_encoder_2", "g"))}
+    prefixes["unet"] = "diffusion_model."
     return folded(factors, "lora_up.weight", "lora_down.weight", prefixes, rename)
 
 
