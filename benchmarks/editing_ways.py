@@ -1,8 +1,8 @@
 """The ways of editing that `editing.py` compares: each builds, of a pair's handles, the graph that ends in the edited picture.
 
 An inversion gives a trajectory, an editor patches the model that walks it back: `inverted` and `EDITORS` are combined below. Guidance is
-5, as in the gates of the model, but 1 on every way up; EDICT is guided by 2 both ways and starts at 0.8, edit-friendly DDPM starts at 0.64 (0.88 beside a source), as
-published.
+5, as in the gates of the model, but 1 on every way up; EDICT is guided by 2 both ways and starts at 0.8, edit-friendly DDPM starts at
+0.64 (0.88 beside a source), as published.
 """
 
 from __future__ import annotations
