@@ -72,16 +72,16 @@ def sample(
 ) -> tuple[Latent, Latent]:
     """Walk a latent down the noise levels: (the latent at the last level, the last denoised estimate), both unscaled.
 
-    Noise of the first level is added unless `noise` is disabled; without levels the latent comes back unchanged. `seed` drives stochastic
-    samplers (default: the noise's, else 0); `on_step(i, n, x0)` hears after i of n steps with the denoised estimate in model scale, and may
-    raise to stop the run; `inspect` sees the net before the session closes (`net.state(patch)` gives what a patch gathered); `samples`
-    names the rows of the batch for patches.
+    Noise of the first level is added unless `noise` is disabled, also where it is the only level, as SplitSigmas may leave it; without
+    levels the latent comes back unchanged. `seed` drives stochastic samplers (default: the noise's, else 0); `on_step(i, n, x0)` hears
+    after i of n steps with the denoised estimate in model scale, and may raise to stop the run; `inspect` sees the net before the session
+    closes (`net.state(patch)` gives what a patch gathered); `samples` names the rows of the batch for patches.
     """
     model = guider.model
     form = family(model.weights.family).latent
     check(latent, form)
     schedule = Schedule(model.process.table(), sigmas.values)
-    if len(schedule) == 0:
+    if not schedule.sigmas:
         return latent, latent
     seed = (noise.seed or 0) if seed is None else seed
     start = latent.x.to(device.torch, torch.float32) * form.scale  # zeros stay zeros, as an empty latent must
@@ -94,6 +94,8 @@ def sample(
         rules = [patch for patch in model.patches if isinstance(patch, MaskRule)]
         model = model.patched(KeepOutside(mask, start, mask_noise, rules[-1] if rules else None, schedule))
     x = noise_to_level(start, drawn, schedule.sigmas[0], schedule.table.sigma_max)
+    if len(schedule) == 0:
+        return unscaled(x, latent, form), unscaled(x, latent, form)
     last = x
 
     def heard(i: int, n: int, x0: Tensor) -> None:

@@ -109,12 +109,13 @@ def linear_quadratic(n: int, sigma_max: float, threshold: float = 0.025) -> Tens
     if n == 1:
         return torch.tensor([sigma_max, 0.0])
     flat = n // 2
-    slope, rest = threshold / flat, n - flat
-    # f(i) = threshold + slope * (i - flat) + curve * (i - flat)^2 with f(n) = 1, in i - flat = 0 .. rest
-    curve = (1 - threshold - slope * rest) / rest**2
-    line = [slope * i for i in range(flat)]
-    parabola = [threshold + slope * i + curve * i**2 for i in range(rest)]
-    return _to_zero(torch.tensor([(1 - f) * sigma_max for f in line + parabola]))
+    # f(i) = curve * i^2 + slope * i + curve * flat^2 from i = flat on, where it touches the line, to f(n) = 1
+    rest, bend = n - flat, flat - threshold * n
+    curve, slope = bend / (flat * rest**2), threshold / flat - 2 * bend / rest**2
+    line = [i * threshold / flat for i in range(flat)]
+    parabola = [curve * i**2 + slope * i + curve * flat**2 for i in range(flat, n)]
+    # the product in float32, as ComfyUI takes it: levels this close are told apart by their last bits
+    return torch.tensor([1 - f for f in [*line, *parabola, 1.0]]) * torch.tensor(sigma_max)
 
 
 # -- by name --
@@ -157,7 +158,7 @@ def sigmas_for(table: Table, name: str, steps: int, denoise: float = 1.0, sample
         sigmas = torch.cat([sigmas[:-2], sigmas[-1:]])
     else:
         sigmas = SPACINGS[name](table, total)
-    return sigmas if total == steps else sigmas[-(steps + 1) :]
+    return sigmas if denoise > 0.9999 else sigmas[-(steps + 1) :]
 
 
 def advanced_range(sigmas: Tensor, start: int, end: int, leftover_noise: bool) -> Tensor:

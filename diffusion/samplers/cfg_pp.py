@@ -11,6 +11,7 @@ import math
 from torch import Tensor
 
 from diffusion.samplers.euler import ancestral, slope
+from diffusion.samplers.levels import level_between, lower
 from diffusion.samplers.loop import Denoiser, NoiseSource, Stepper
 from diffusion.schedule import Step
 
@@ -40,11 +41,12 @@ def dpmpp_2s_ancestral_cfg_pp(eta: float = 1.0, s_noise: float = 1.0) -> Stepper
     def step(denoise: Denoiser, x: Tensor, s: Step, noise: NoiseSource) -> tuple[Tensor, Tensor]:
         x0, u = denoise.with_negative(x, s.sigma)
         down, up = ancestral(s.sigma, s.sigma_next, eta)
-        if down == 0:
+        end = lower(s.sigma, s.sigma_next, eta)
+        if end == 0:
             y = u
         else:
             h = math.log(s.sigma / down)
-            middle = math.sqrt(s.sigma * down)
+            middle = level_between(s.sigma, end, 0.5)
             x_2 = middle / s.sigma * x - math.expm1(-h / 2) * u
             _, u_2 = denoise.with_negative(x_2, middle)
             y = down / s.sigma * x - math.expm1(-h) * u_2

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor
 
 from diffusion.samplers.euler import ancestral
+from diffusion.samplers.levels import level_between
 from diffusion.samplers.loop import Denoise, NoiseSource, Stepper
 from diffusion.schedule import Step
 
@@ -81,15 +81,6 @@ def dpmpp_3m_sde(eta: float = 1.0, s_noise: float = 1.0) -> Stepper:
         return (x + _fresh(noise, s, h * eta, s_noise) if eta > 0 else x), x0
 
     return step
-
-
-def level_between(sigma: float, sigma_next: float, r: float) -> float:
-    """The level at share r of a step in lambda, in float32 operations as they are done in ComfyUI.
-
-    A Brownian path is rough: at a level that differs in the last bit its noise differs in the third digit.
-    """
-    lam, lam_next = (-torch.tensor(level, dtype=torch.float32).log() for level in (sigma, sigma_next))
-    return (-(lam + r * (lam_next - lam))).exp().item()
 
 
 def dpmpp_sde(eta: float = 1.0, s_noise: float = 1.0, r: float = 0.5) -> Stepper:

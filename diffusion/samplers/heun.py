@@ -7,6 +7,7 @@ import math
 from torch import Tensor
 
 from diffusion.samplers.euler import ancestral, slope
+from diffusion.samplers.levels import level_between, level_mixed, lower
 from diffusion.samplers.loop import Denoise, NoiseSource, Stepper
 from diffusion.schedule import Step
 
@@ -62,9 +63,10 @@ def dpm_2_ancestral(eta: float = 1.0, s_noise: float = 1.0) -> Stepper:
         x0 = denoise(x, s.sigma)
         down, up = ancestral(s.sigma, s.sigma_next, eta)
         d = slope(x, x0, s.sigma)
-        if down == 0:
+        end = lower(s.sigma, s.sigma_next, eta)
+        if end == 0:
             return x - d * s.sigma, x0
-        middle = math.sqrt(s.sigma * down)
+        middle = level_mixed(s.sigma, end, 0.5)
         x_2 = x + d * (middle - s.sigma)
         x = x + slope(x_2, denoise(x_2, middle), middle) * (down - s.sigma)
         return (x + noise(s.sigma, s.sigma_next) * (s_noise * up) if up > 0 else x), x0
@@ -78,11 +80,12 @@ def dpmpp_2s_ancestral(eta: float = 1.0, s_noise: float = 1.0) -> Stepper:
     def step(denoise: Denoise, x: Tensor, s: Step, noise: NoiseSource) -> tuple[Tensor, Tensor]:
         x0 = denoise(x, s.sigma)
         down, up = ancestral(s.sigma, s.sigma_next, eta)
-        if down == 0:
+        end = lower(s.sigma, s.sigma_next, eta)
+        if end == 0:
             x = x0
         else:
             h = math.log(s.sigma / down)
-            middle = math.sqrt(s.sigma * down)
+            middle = level_between(s.sigma, end, 0.5)
             x_2 = middle / s.sigma * x - math.expm1(-h / 2) * x0
             x = down / s.sigma * x - math.expm1(-h) * denoise(x_2, middle)
         return (x + noise(s.sigma, s.sigma_next) * (s_noise * up) if up > 0 else x), x0

@@ -5,27 +5,30 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
-from diffusion.samplers.adams import gauss
+from diffusion.samplers.levels import log_snr
 from diffusion.samplers.loop import Denoise, NoiseSource, Stepper
 from diffusion.schedule import Step
 
 
-def weights(past: Sequence[float], lam: float, lam_next: float, tau: float) -> list[float]:
+def weights(past: Sequence[float], lam: float, lam_next: float, tau: float, dtype: torch.dtype = torch.float32) -> list[float]:
     """b_i = the integral over lam .. lam_next of (1 + tau^2) e^(-(1 + tau^2)(lam_next - t)) l_i(t) dt (eq. 15 and 18).
 
-    l_i are the Lagrange polynomials through `past`, the lambda of each D that is known. Gauss-Legendre, to 1e-12.
+    l_i are the Lagrange polynomials through `past`, the lambda of each D that is known. The moments of 1, t, t^2, ... come by parts, each
+    from the one below, and the b_i that have them from a linear system. Where levels lie close it is ill-conditioned: a seed gives the
+    picture that is known only in float32, and in ComfyUI's order of operations.
     """
-    rate, h = 1 + tau**2, lam_next - lam
-    nodes, node_weights = gauss(24)
-    out = [0.0] * len(past)
-    for node, weight in zip(nodes, node_weights, strict=True):
-        at = lam + h * (node + 1) / 2
-        density = weight * h / 2 * rate * math.exp(-rate * (lam_next - at))
-        for i, lam_i in enumerate(past):
-            out[i] += density * math.prod((at - lam_k) / (lam_i - lam_k) for k, lam_k in enumerate(past) if k != i)
-    return out
+    rate, p = 1 + tau**2, torch.arange(len(past), dtype=dtype)
+    start, end = (torch.tensor(t, dtype=dtype) for t in (lam, lam_next))
+    ends = end**p - start**p * (-rate * (end - start)).exp()
+    below, log_factorial = p[:, None] - p, (p + 1).lgamma()
+    chain = log_factorial[:, None] - log_factorial - below * math.log(rate)  # of the factors -q / rate for q = p, p - 1, ...
+    moments = (chain.exp() * torch.where(below % 2 == 0, 1.0, -1.0)).tril() @ ends
+    oldest_first = torch.tensor(past[::-1], dtype=dtype)
+    b: list[float] = torch.linalg.solve(torch.vander(oldest_first, len(past), increasing=True).T, moments).tolist()
+    return b[::-1]
 
 
 def simple_weights(past: Sequence[float], lam: float, lam_next: float, tau: float) -> list[float]:
@@ -63,7 +66,7 @@ def sa_solver(
     def advance(x: Tensor, order: int, sigma: float, sigma_next: float) -> Tensor:
         """X at sigma_next from X at sigma and the newest `order` estimates, with the noise drawn for that step."""
         past = [lam for lam, _ in known[:order]]
-        lam, lam_next = -math.log(sigma), -math.log(sigma_next)
+        lam, lam_next = log_snr(sigma).item(), log_snr(sigma_next).item()
         b = (simple_weights if simple_order_2 and order == 2 else weights)(past, lam, lam_next, tau)
         x = math.exp(-(1 + tau**2) * (lam_next - lam)) * x
         for b_i, (_, x0_i) in zip(b, known, strict=False):
@@ -73,7 +76,7 @@ def sa_solver(
     def step(denoise: Denoise, x: Tensor, s: Step, noise: NoiseSource) -> tuple[Tensor, Tensor]:
         nonlocal tau, drawn
         x0 = shown = denoise(x, s.sigma)
-        known.insert(0, (-math.log(s.sigma), x0))
+        known.insert(0, (log_snr(s.sigma).item(), x0))
         del known[max(predictor_order, corrector_order) :]
         lowered = s.count - s.index if s.sigmas[-1] == 0 else s.count  # towards level 0 the steps left bound the order
 

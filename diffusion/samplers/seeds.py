@@ -10,6 +10,7 @@ import math
 
 from torch import Tensor
 
+from diffusion.samplers.levels import level_mixed
 from diffusion.samplers.loop import Denoise, NoiseSource, Stepper
 from diffusion.schedule import Step
 
@@ -20,13 +21,13 @@ class Segments:
     def __init__(self, s: Step, eta: float, s_noise: float, noise: NoiseSource) -> None:
         self.h = math.log(s.sigma / s.sigma_next)
         self.k = self.h * (1 + eta)
-        self._sigma, self._eta, self._s_noise, self._noise = s.sigma, eta, s_noise, noise
+        self._ends, self._eta, self._s_noise, self._noise = (s.sigma, s.sigma_next), eta, s_noise, noise
         self._r = 0.0
         self._z: Tensor | None = None  # the path's noise at share r, in units of the level there
 
     def level(self, r: float) -> float:
         """The noise level at share r of the step."""
-        return self._sigma * math.exp(-r * self.h)
+        return level_mixed(*self._ends, r)
 
     def damped(self, x: Tensor, r: float) -> Tensor:
         """What is left at share r of the state that the step started from."""

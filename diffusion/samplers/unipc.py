@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import numpy as np
+import torch
 from torch import Tensor
 
 from diffusion.samplers.loop import Denoise, NoiseSource, Stepper
@@ -14,22 +14,32 @@ from diffusion.schedule import Step
 FLOOR = 0.001  # a last level of 0 has lambda = inf; the run ends here instead
 
 
-def weights(r: Sequence[float], h: float, scale: float) -> list[float]:
+def vp_log_snr(sigma: float) -> Tensor:
+    """lambda = ln alpha - ln sqrt(1 - alpha^2), which is -ln sigma up to its float32 rounding: at the floor it is 0.02 more."""
+    level = torch.tensor(sigma, dtype=torch.float32)
+    log_alpha = 0.5 * torch.log(1 / (level * level + 1))
+    return log_alpha - 0.5 * torch.log(1 - torch.exp(2 * log_alpha))
+
+
+def weights(r: Sequence[float], h: float, scale: float, dtype: torch.dtype = torch.float32) -> list[float]:
     """The weights a of X_next = e^-h X + (1 - e^-h) D_0 - B sum a_i (D_i - D_0) / r_i, where B is `scale`.
 
     r_i are the places of the D_i in units of the step h (Zhao et al. 2023, eq. 5 and theorem 3.1: R a = phi / B). A
-    single weight is 1/2 whatever B, as published: that keeps the order.
+    single weight is 1/2 whatever B, as published: that keeps the order. For short steps the phi are small differences, and a
+    seed gives the picture that is known only in float32.
     """
     if len(r) < 2:
         return [0.5] * len(r)
-    phi, factorial = math.expm1(-h) / -h - 1, 1
+    back, factorial = torch.tensor(-h, dtype=dtype), 1
+    phi = torch.expm1(back) / back - 1
     right = []
     for n in range(1, len(r) + 1):
         right.append(phi * factorial / scale)
         factorial *= n + 1
-        phi = phi / -h - 1 / factorial
-    left = np.array([[r_i**n for r_i in r] for n in range(len(r))])
-    return [float(a) for a in np.linalg.solve(left, np.array(right))]
+        phi = phi / back - 1 / factorial
+    left = torch.vander(torch.tensor(r, dtype=dtype), increasing=True).T
+    a: list[float] = torch.linalg.solve(left, torch.stack(right)).tolist()
+    return a
 
 
 def uni_pc(variant: str = "bh1") -> Stepper:
@@ -43,7 +53,7 @@ def uni_pc(variant: str = "bh1") -> Stepper:
     past: list[tuple[float, Tensor]] = []  # (lambda, D), newest first
 
     def step(denoise: Denoise, x: Tensor, s: Step, noise: NoiseSource) -> tuple[Tensor, Tensor]:
-        lam, lam_next = -math.log(s.sigma), -math.log(max(s.sigma_next, FLOOR))
+        lam, lam_next = (vp_log_snr(level).item() for level in (s.sigma, max(s.sigma_next, FLOOR)))
         h = lam_next - lam
         if not past:
             past.append((lam, denoise(x, s.sigma)))

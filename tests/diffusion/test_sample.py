@@ -9,7 +9,7 @@ from diffusion.sample import fit_mask, sample
 from diffusion.samplers import SAMPLERS, integrate, make_stepper
 from diffusion.schedule import Schedule
 from diffusion.session import open_session
-from diffusion.spacing import advanced_range, sigmas_for
+from diffusion.spacing import advanced_range, sigmas_for, split
 from diffusion.values import Guider, Latent, Noise, Sampler, Sigmas
 
 SCALE = 0.18215
@@ -68,12 +68,29 @@ def test_a_seed_means_the_same_again_and_no_global_random_state_moves(guider, de
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_no_levels_or_one_leave_the_latent_as_it_is(guider, device):
+def test_no_levels_leave_the_latent_as_it_is(guider, device):
     latent = some_latent()
-    for levels in (torch.zeros(0), torch.tensor([3.0])):
-        out, denoised = sample(guider, Noise(1), EULER, Sigmas(levels), latent, device)
-        assert out is latent
-        assert denoised is latent
+    for result in sample(guider, Noise(1), EULER, Sigmas(torch.zeros(0)), latent, device):
+        assert result is latent
+
+
+def test_one_level_gives_its_noise_and_takes_no_step(guider, device):
+    """So that the two lists of SplitSigmas at step 0 are the whole walk, as at any other step."""
+    latent, noise = some_latent(), prepare_noise((1, 4, 8, 8), 1)
+    for result in sample(guider, Noise(1), EULER, Sigmas(torch.tensor([3.0])), latent, device):
+        assert torch.allclose(result.x, latent.x + 3 * noise / SCALE, atol=1e-5)
+    for seed, level in ((None, 3.0), (1, 0.0)):
+        out, _ = sample(guider, Noise(seed), EULER, Sigmas(torch.tensor([level])), latent, device)
+        assert torch.allclose(out.x, latent.x)
+
+
+@pytest.mark.parametrize("step", [0, 1, 4])
+def test_the_two_lists_of_a_split_are_the_whole_walk(guider, device, sigmas, step):
+    whole, _ = sample(guider, Noise(7), EULER, sigmas, EMPTY, device)
+    high, low = map(Sigmas, split(sigmas.values, step))
+    first, _ = sample(guider, Noise(7), EULER, high, EMPTY, device)
+    second, _ = sample(guider, Noise(None), EULER, low, first, device)
+    assert torch.allclose(second.x, whole.x, atol=1e-3)
 
 
 def test_two_samplers_in_a_row_are_one(guider, device, sigmas):

@@ -57,6 +57,7 @@ def test_lists_fall_to_zero_with_one_level_a_step(table, name, steps):
 
 def test_ddim_uniform_may_be_longer(table):
     assert len(sigmas_for(table, "ddim_uniform", 30)) == 32  # 31 steps
+    assert len(sigmas_for(table, "ddim_uniform", 30, 0.98)) == 31  # int(30 / 0.98) is 30, too, but the list is cut
     assert len(sigmas_for(table, "ddim_uniform", 7)) == 9
 
 

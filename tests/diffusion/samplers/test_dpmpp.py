@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from diffusion.samplers import BrownianNoise
-from diffusion.samplers.dpmpp import level_between
 from diffusion.spacing import sigmas_for
 
 
@@ -116,14 +115,6 @@ def test_the_two_stages_of_dpmpp_sde_share_their_path(gaussian, run):
 
     run("dpmpp_sde", gaussian, torch.ones(1), [9.0, 4.0, 0.0], source)
     assert asked == [(9.0, pytest.approx(6.0)), (9.0, 4.0)]
-
-
-def test_the_stage_lies_where_float32_logarithms_put_it():
-    """To the last bit: the noise of a Brownian path is another one beside it."""
-    sigma, sigma_next = torch.tensor(9.102905), torch.tensor(5.478438)
-    lam, lam_next = sigma.log().neg(), sigma_next.log().neg()
-    wanted = (lam + 0.5 * (lam_next - lam)).neg().exp()
-    assert level_between(sigma.item(), sigma_next.item(), 0.5) == wanted.item()
 
 
 @pytest.mark.parametrize("name", ["res_multistep_ancestral", "dpmpp_2s_ancestral"])

@@ -11,17 +11,16 @@ from diffusion.samplers.sa_solver import simple_weights, weights
 def test_weights_integrate_polynomials_exactly(past, tau):
     """Sum b_i lambda_i^p is (1 + tau^2) times the integral of e^(-(1 + tau^2)(lambda_next - t)) t^p, for p below the order."""
     lam, lam_next, rate = -1.2, -0.3, 1 + tau**2
+    b = weights(past, lam, lam_next, tau, torch.float64)
     t = torch.linspace(lam, lam_next, 100_001, dtype=torch.float64)
     for p in range(len(past)):
         wanted = torch.trapezoid(rate * torch.exp(-rate * (lam_next - t)) * t**p, t).item()
-        assert sum(b * lam_i**p for b, lam_i in zip(weights(past, lam, lam_next, tau), past, strict=True)) == pytest.approx(
-            wanted, abs=1e-8
-        )
+        assert sum(b_i * lam_i**p for b_i, lam_i in zip(b, past, strict=True)) == pytest.approx(wanted, abs=1e-8)
 
 
 @pytest.mark.parametrize("past", [[-1.2, -1.25], [-1.15, -1.2]])
 def test_the_simple_weights_are_those_of_order_two_up_to_a_term_of_higher_order(past):
-    exact, simple = weights(past, -1.2, -1.15, 0.8), simple_weights(past, -1.2, -1.15, 0.8)
+    exact, simple = weights(past, -1.2, -1.15, 0.8, torch.float64), simple_weights(past, -1.2, -1.15, 0.8)
     assert sum(simple) == pytest.approx(sum(exact))
     assert simple == pytest.approx(exact, abs=2 * 0.05**2)
     assert simple != pytest.approx(exact, abs=1e-5)

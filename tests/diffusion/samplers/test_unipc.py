@@ -11,7 +11,7 @@ from diffusion.spacing import sigmas_for
 def test_weights_integrate_polynomials_exactly(scale):
     """With n >= 2 weights, B sum a_i r_i^(k-1) is the exact moment of degree k over the step, for k = 1 .. n."""
     h, r = 0.7, [-0.9, -2.1, 1.0]
-    a = weights(r, h, scale)
+    a = weights(r, h, scale, torch.float64)
     for k in range(1, len(r) + 1):
         lam = torch.linspace(0, 1, 200_001, dtype=torch.float64)  # place in the step
         moment = torch.trapezoid(torch.exp(-h * (1 - lam)) * h * lam**k, lam).item()
