@@ -22,7 +22,7 @@ from graph_engine.suggest import did_you_mean
 from graph_engine.validate import needs_classes, notes, objections
 from server.commands import Pickles, Token, cancel, given, queue, read_pickles, serve, status
 from server.exits import CANCELLED, DONE, FAILED, INVALID, USAGE
-from server.listing import details, listing
+from server.listing import details, is_called, listing
 from server.settings import ClientSettings, Settings
 from server.sweep import variants
 from server.terminal import print_problems, viewer
@@ -91,7 +91,9 @@ def _explain(error: Exception) -> int:
 
 Overrides = Annotated[
     list[str] | None,
-    Parameter(name="--set", negative=(), help="node.input=value, the node by id or title; the value as JSON or plain text. Repeatable."),
+    Parameter(
+        name="--set", negative=(), help="node.input=value, the node by id, title or type; the value as JSON or plain text. Repeatable."
+    ),
 ]
 Sweeps = Annotated[
     list[str] | None,
@@ -123,7 +125,7 @@ def run(
     Parameters
     ----------
     file
-        A workflow in API JSON, or a picture that carries one (as SaveImage writes it).
+        A workflow as JSON, for the API or as an editor saves it, or a picture that carries one (as SaveImage writes it).
     """
     read_pickles(allow_pickle)
     settings = Settings()
@@ -174,20 +176,21 @@ def validate_(file: Path, *, set_: Overrides = None) -> int:
 
 @app.command
 def nodes(name: str | None = None, *, json_: Annotated[bool, Parameter(name="--json", negative=())] = False) -> int:
-    """List the node types by category, or show one with its inputs and outputs."""
+    """List the node types by category, or those that a word is in the name of, or show one with its inputs and outputs."""
     specs = Catalogue.load().specs
-    if name is None:
+    if name is not None and name in specs:
         if json_:
-            _print_json([spec.model_dump(mode="json") for spec in specs.values()])
+            _print_json(specs[name].model_dump(mode="json"))
         else:
-            _out.print(listing(specs.values()))
+            _out.print(details(specs[name], _folders(Settings(), None)))
         return DONE
-    if name not in specs:
-        raise ValueError(f"there is no node type {name!r}" + (f"; {hint}" if (hint := did_you_mean(name, specs)) else ""))
+    found = [spec for spec in specs.values() if name is None or is_called(spec, name)]
+    if not found:
+        raise ValueError(f"there is no node type {name!r}" + (f"; {hint}" if (hint := did_you_mean(name or "", specs)) else ""))
     if json_:
-        _print_json(specs[name].model_dump(mode="json"))
+        _print_json([spec.model_dump(mode="json") for spec in found])
     else:
-        _out.print(details(specs[name], _folders(Settings(), None)))
+        _out.print(listing(found))
     return DONE
 
 

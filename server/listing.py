@@ -12,11 +12,11 @@ from rich.text import Text
 from graph_engine import Folders
 from graph_engine.spec import InputSpec, NodeSpec
 
-__all__ = ["details", "listing"]
+__all__ = ["details", "is_called", "listing"]
 
 
 def listing(specs: Iterable[NodeSpec]) -> RenderableType:
-    """All node types by category, with the first sentence of each description."""
+    """Node types by category, with the first sentence of each description."""
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(no_wrap=True)
     table.add_column()
@@ -31,6 +31,11 @@ def listing(specs: Iterable[NodeSpec]) -> RenderableType:
             f"  {escape(spec.type)}", escape(spec.description.split("\n\n")[0].replace("\n", " ")), style="dim" if spec.deprecated else ""
         )
     return table
+
+
+def is_called(spec: NodeSpec, word: str) -> bool:
+    """Whether a word is in a node type's name, its title, or what else it is looked for as."""
+    return any(word.casefold() in name.casefold() for name in (spec.type, spec.title or "", *spec.aliases))
 
 
 def details(spec: NodeSpec, folders: Folders) -> RenderableType:

@@ -151,7 +151,7 @@ def beside(unet: nn.Module, ref: WeightsRef, dtype: torch.dtype) -> nn.Module:
     lora = any(name.endswith("lora_controlnet") for name in tensors)
     for name, tensor in told.items():
         stem, _, kind = name.rpartition(".")
-        if kind == "down" or "lora_controlnet" in name:
+        if kind not in ("weight", "bias", "up"):
             continue
         if kind == "up":
             if f"{stem}.weight" not in weights or f"{stem}.down" not in told:

@@ -149,6 +149,15 @@ def test_a_mistake_on_the_command_line_is_one_clear_line(home, arguments, words)
     assert "Traceback" not in done.stderr
 
 
+def test_nodes_are_found_by_a_word_of_their_names(home):
+    done = call("nodes", "CONTROLNET", home=home)
+    assert done.returncode == 0
+    assert {"ControlNetLoader", "ControlNetApplyAdvanced"} <= set(done.stdout.split())
+    assert "KSampler" not in done.stdout.split()
+    found = json.loads(call("nodes", "t2i adapter", "--json", home=home).stdout)  # what it is also looked for as
+    assert "ControlNetLoader" in [spec["type"] for spec in found]
+
+
 def test_a_failing_node_is_named_and_the_exit_code_tells(home):
     wrong = json.loads(json.dumps(TINY)) | {"load": {"class_type": "LoadImage", "inputs": {"image": "bad.png"}}}
     wrong["save2"] = {"class_type": "SaveImage", "inputs": {"images": ["load", 0], "filename_prefix": "other"}}
