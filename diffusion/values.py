@@ -88,12 +88,14 @@ class Image:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Mask:
-    """A batch of masks, [b, h, w], floats from 0 to 1; 1 is selected (may change)."""
+    """A batch of masks, [b, h, w], floats from 0 to 1; 1 is selected (may change). One alone may be given as [h, w]."""
 
     socket: ClassVar[str] = "MASK"
     values: Tensor
 
     def __post_init__(self) -> None:
+        if isinstance(self.values, Tensor) and self.values.ndim == 2:
+            object.__setattr__(self, "values", self.values[None])
         _check(self, "values", self.values, (3,), "[b, h, w]")
 
 
@@ -258,6 +260,7 @@ class Trajectory:
     coupled: Tensor | None = None  # [K + 1, b, c, h, w]: the second of two coupled paths (EDICT)
     mixing: float = 1.0  # p, by which the coupled paths were mixed
     evaluations: int = 0  # how often the network was asked to make it, each branch counted; 0: not known
+    pooled: Tensor | None = None  # [1 or b, d]: beside `uncond`, where another prompt than the empty one stands in for it
 
     def __post_init__(self) -> None:
         _check(self, "latents", self.latents, (5,), "[levels, b, c, h, w]")

@@ -25,6 +25,7 @@ KINDS: tuple[str, ...] = (
     "checkpoints",
     "loras",
     "vae",
+    "vae_approx",
     "text_encoders",
     "diffusion_models",
     "diffusers",

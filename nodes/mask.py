@@ -76,7 +76,7 @@ class InvertMask(Node, category="mask", title="Invert Mask"):
 
 
 class CropMask(Node, category="mask", title="Crop Mask"):
-    """A rectangle of a mask, as far as it lies inside."""
+    """A rectangle of a mask, as far as it lies inside; ValueError where nothing of it does."""
 
     mask: Mask
     x: ImageOffset = 0
@@ -85,6 +85,9 @@ class CropMask(Node, category="mask", title="Crop Mask"):
     height: ImageSide = 512
 
     def run(self, ctx: Context) -> Mask:
+        rows, columns = self.mask.values.shape[1:]
+        if self.x >= columns or self.y >= rows:
+            raise ValueError(f"x, y: a place inside of the mask of {columns} × {rows} is wanted, {self.x}, {self.y} given")
         return Mask(self.mask.values[:, self.y : self.y + self.height, self.x : self.x + self.width])
 
 

@@ -36,6 +36,11 @@ def test_wrong_shapes_are_refused_by_name(make, wanted):
         make()
 
 
+def test_one_mask_alone_needs_no_batch():
+    alone = torch.rand(3, 5)
+    assert torch.equal(Mask(alone).values, alone[None])
+
+
 def test_not_a_tensor_is_refused():
     with pytest.raises(TypeError, match="tensor"):
         Image([[0.0]])  # type: ignore[arg-type]

@@ -67,6 +67,9 @@ def test_solid_inverted_cropped_and_thresholded_masks(ctx):
     mask = random_mask(1, 6, 7)
     assert torch.equal(InvertMask(mask=mask).run(ctx).values, 1 - mask.values)
     assert torch.equal(CropMask(mask=mask, x=2, y=1, width=3, height=99).run(ctx).values, mask.values[:, 1:, 2:5])
+    for place in ({"x": 7}, {"y": 6}, {"x": 9, "y": 9}):
+        with pytest.raises(ValueError, match="x, y: a place inside of the mask of 7 × 6 is wanted"):
+            CropMask(mask=mask, **place).run(ctx)
     half = Mask(torch.tensor([[[0.5, 0.6]]]))
     assert ThresholdMask(mask=half, value=0.5).run(ctx).values.tolist() == [[[0, 1]]]
 
