@@ -259,8 +259,9 @@ def run(engine: Engine, case: Case, name: str) -> tuple[Tensor, dict[str, float]
         seconds = CLOCK() - began
     if result.failures:
         sys.exit(f"{name}, pair {case.seed}: {result.failures[0].message}")
-    picture = result.value(end.node, end.index).pixels[..., :3].float().cpu()
-    return picture, {"nfe": asked[0], "seconds": seconds, "peak": most() - before}
+    made = result.value(end.node, end.index)
+    made = made[0] if isinstance(made, list) else made  # Imagic's walk makes one picture for each η
+    return made.pixels[..., :3].float().cpu(), {"nfe": asked[0], "seconds": seconds, "peak": most() - before}
 
 
 def drawn(engine: Engine, case: Case) -> list[Tensor]:

@@ -32,13 +32,15 @@ def run_chain(call: AttnCall, chain: Sequence[AttentionPatch]) -> Tensor:
 
 
 class Hub:
-    """A diffusers attention processor. With no patch at its site it computes what the stock processor computes.
+    """A diffusers attention processor for one session. With no patch at its site it computes what the stock processor computes.
 
     `now` gives, at the time of a call, the site with its present size, the batch's row names, the moment and the patches at this site.
+    A text that comes again, as it does in every step, has its keys and values projected once.
     """
 
     def __init__(self, now: Callable[[], tuple[Site, Rows, Moment, Sequence[AttentionPatch]]]) -> None:
         self._now = now
+        self._text: tuple[Tensor, Tensor, Tensor] | None = None  # the last one, its keys and its values
 
     def __call__(
         self,
@@ -59,11 +61,10 @@ class Hub:
         key = value = context
         for patch in chain:
             key, value = patch.contexts(site, key, value)
-        q, k, v = (_heads(project(x), attn.heads) for project, x in ((attn.to_q, hidden_states), (attn.to_k, key), (attn.to_v, value)))
+        q = _heads(attn.to_q(hidden_states), attn.heads)
         if attn.norm_q is not None:
             q = attn.norm_q(q)
-        if attn.norm_k is not None:
-            k = attn.norm_k(k)
+        k, v = self._projected(attn, key, value, is_text=key is value is encoder_hidden_states)
         bias = None
         if attention_mask is not None:
             prepared = attn.prepare_attention_mask(attention_mask, k.shape[2], k.shape[0])
@@ -74,6 +75,17 @@ class Hub:
         if attn.residual_connection:
             out = out + hidden_states
         return out / attn.rescale_output_factor
+
+    def _projected(self, attn: Any, key: Tensor, value: Tensor, is_text: bool) -> tuple[Tensor, Tensor]:
+        if is_text and self._text is not None and self._text[0] is key:
+            return self._text[1:]
+        k, v = _heads(attn.to_k(key), attn.heads), _heads(attn.to_v(value), attn.heads)
+        if attn.norm_k is not None:
+            k = attn.norm_k(k)
+        learning = attn.to_k._forward_hooks or attn.to_v._forward_hooks or k.requires_grad or v.requires_grad
+        if is_text and not learning:
+            self._text = (key, k, v)
+        return k, v
 
 
 # diffusers asks for the signature in every call; worked out anew it costs as much as a small projection

@@ -88,7 +88,7 @@ def resolve(branches: Mapping[str, Conditioning], table: Table, height: int, wid
                     twin = _counterpart(part, part.box, by_branch[other])
                     if twin is not None:
                         by_branch[other].append(replace(twin, branch=other))
-    return [part for parts in by_branch.values() for part in parts]
+    return [replace(part, box=_within(part.box, height, width)) for parts in by_branch.values() for part in parts]
 
 
 def _part(name: str, entry: Cond, table: Table, height: int, width: int) -> Part:
@@ -98,14 +98,17 @@ def _part(name: str, entry: Cond, table: Table, height: int, width: int) -> Part
     box = None if entry.area is None else _box(entry.area, height, width)
     if mask is not None and entry.mask_bounds:
         box = _bounds(mask)
-    if box is not None:
-        box_height, box_width, top, left = box
-        if top >= height or left >= width:
-            raise ValueError(
-                f"area of a conditioning: it starts at y {top}, x {left} in cells, outside of the picture of {height} × {width}"
-            )
-        box = (min(box_height, height - top), min(box_width, width - left), top, left)
     return Part(name, entry, box, mask, table.percent_to_sigma(entry.start), table.percent_to_sigma(entry.end))
+
+
+def _within(box: Box | None, height: int, width: int) -> Box | None:
+    """What lies in the picture of an area. Counterparts are sought before: of two areas that cover all of it one may be the larger."""
+    if box is None:
+        return None
+    box_height, box_width, top, left = box
+    if top >= height or left >= width:
+        raise ValueError(f"area of a conditioning: it starts at y {top}, x {left} in cells, outside of the picture of {height} × {width}")
+    return min(box_height, height - top), min(box_width, width - left), top, left
 
 
 def _box(area: Area, height: int, width: int) -> Box:
@@ -179,9 +182,11 @@ def _fits(part: Part, members: Sequence[Part], mix_lengths: bool) -> bool:
     return len(set(lengths)) == 1 or (mix_lengths and math.lcm(*lengths) // min(lengths) <= 4)
 
 
-def contexts(parts: Sequence[Part], batch: int, step: int, device: torch.device) -> Tensor:
-    """The embeddings of parts that share a batch, [parts · batch, n, d]; `step` picks among embeddings that differ from step to step."""
-    return _beside_one_another([_embeds(part.entry, step) for part in parts], batch, device)
+def contexts(embeds: Sequence[Tensor], batch: int, device: torch.device) -> Tensor:
+    """The embeddings of parts that share a batch, [parts · batch, n, d]."""
+    rows = [repeat_to(e, batch).to(device) for e in embeds]
+    length = math.lcm(*(e.shape[1] for e in rows))
+    return torch.cat([e.repeat(1, length // e.shape[1], 1) for e in rows])
 
 
 def control_contexts(parts: Sequence[Part], batch: int, step: int, device: torch.device) -> Tensor | None:
@@ -189,17 +194,11 @@ def control_contexts(parts: Sequence[Part], batch: int, step: int, device: torch
     if all(part.entry.control_embeds is None for part in parts):
         return None
     own = [part.entry.control_embeds for part in parts]
-    embeds = [_embeds(part.entry, step) if text is None else text for part, text in zip(parts, own, strict=True)]
-    return _beside_one_another(embeds, batch, device)
+    return contexts([embeds(part.entry, step) if text is None else text for part, text in zip(parts, own, strict=True)], batch, device)
 
 
-def _beside_one_another(embeds: Sequence[Tensor], batch: int, device: torch.device) -> Tensor:
-    rows = [repeat_to(e, batch).to(device) for e in embeds]
-    length = math.lcm(*(e.shape[1] for e in rows))
-    return torch.cat([e.repeat(1, length // e.shape[1], 1) for e in rows])
-
-
-def _embeds(entry: Cond, step: int) -> Tensor:
+def embeds(entry: Cond, step: int) -> Tensor:
+    """An entry's embeddings, [1 or batch, n, d], in a step (first 0) of a run; ValueError where it has no embeddings for that one."""
     if entry.per_step is None or step < 0:
         return entry.embeds
     if step >= len(entry.per_step):

@@ -67,7 +67,7 @@ class Weights:
         try:
             if entry.on_host:
                 make_room(entry.bytes)
-                entry.module.to(self._device, memory_format=_layout(self._device))
+                entry.module.to(self._device, memory_format=_layout(self._device))  # type: ignore[call-overload]
                 entry.on_host = False
             yield entry.module
         finally:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import operator
 import warnings
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -41,6 +43,8 @@ from diffusion.patch import (
 from diffusion.schedule import Step
 from diffusion.values import Conditioning, Model, WeightsRef
 from diffusion.weights import opened
+
+TEXTS = 4  # that a session keeps at hand
 
 
 @contextmanager
@@ -100,6 +104,7 @@ class Net:
         self._tapped: set[str] = set()
         self._states: list[tuple[Patch, Any]] = []
         self._resolved: dict[tuple[tuple[str, ...], int, int], list[batch.Part]] = {}
+        self._contexts: deque[tuple[list[Tensor], tuple[int, ...], Tensor]] = deque(maxlen=TEXTS)
         self._idle: set[str] = set()  # branches already warned about
         self._rows, self._moment = Rows((), 0), Moment(-1, 0, 0.0, 0)
         self._active: tuple[Any, ...] = ()
@@ -265,7 +270,7 @@ class Net:
         if self._further:
             scaled = torch.cat([scaled, torch.cat([part.crop(s) for part, s in zip(parts, seen, strict=True) if s is not None])], dim=1)
         scaled = scaled.to(self.dtype)
-        context = batch.contexts(parts, b, moment.index, self.device).to(self.dtype)
+        context = self._context(parts, b, moment.index)
         aside = batch.control_contexts(parts, b, moment.index, self.device)
         aside = None if aside is None else aside.to(self.dtype)
         self._rows, self._moment = self._name_rows(parts, b), moment
@@ -280,6 +285,18 @@ class Net:
         raw = self._family.predict(self._unet, scaled, t, context, residuals, added).float()
         denoised = process.denoised(crops, moment.sigma, raw)
         return tuple(denoised[i * b : (i + 1) * b] for i in range(len(parts)))
+
+    def _context(self, parts: Sequence[batch.Part], b: int, step: int) -> Tensor:
+        """What the parts' rows read, [rows, n, d]: the same tensor for the same texts, so that attention knows them again."""
+        texts = [batch.embeds(part.entry, step) for part in parts]
+        state = (b, *(text._version for text in texts))  # a text that is being learned changes in place
+        for known, then, context in self._contexts:
+            if then == state and all(map(operator.is_, known, texts)):
+                return context
+        context = batch.contexts(texts, b, self.device).to(self.dtype)
+        if not context.requires_grad:
+            self._contexts.append((texts, state, context))
+        return context
 
     def _name_rows(self, parts: Sequence[batch.Part], b: int) -> Rows:
         spans: list[tuple[str, int, int]] = []

@@ -1,12 +1,14 @@
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import pytest
 import torch
 import torch.nn.functional as F
 
 from diffusion.attention import attend
-from diffusion.guidance import Conditional
+from diffusion.guidance import CFG, Conditional
 from diffusion.patch import AttentionPatch
 from diffusion.session import open_session
+from diffusion.values import Conditioning
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -129,3 +131,61 @@ def test_zero_bias_and_identity_edits_change_nothing(model, device, red, x):
 
     plain = run(model, device, red, x)
     assert torch.allclose(run(model, device, red, x, Bias(5.0)), plain, atol=1e-4)  # softmax does not see a constant
+
+
+@pytest.fixture
+def projected(model, device):
+    """How many texts the cross-attention sites project to keys, counted at their first projection."""
+    seen = []
+    with device.weights(model.weights) as unet:
+        layers = [layer.attn2.to_k for layer in unet.modules() if hasattr(layer, "attn2")]
+    forwards = [layer.forward for layer in layers]
+    for layer, forward in zip(layers, forwards, strict=True):
+        layer.forward = lambda text, forward=forward: seen.append(text) or forward(text)
+    yield seen
+    for layer in layers:
+        del layer.forward
+
+
+def test_a_text_is_projected_once_a_session_and_site(model, device, red, blue, x, projected):
+    with open_session(model, CFG(red, blue, 3.0), device) as net:
+        first = net.denoise(x, 3.0)
+        once = len(projected)
+        assert torch.equal(net.denoise(x, 3.0), first)
+        net.denoise(x, 1.0)
+        assert len(projected) == once == 7
+        net.predict(blue, x, 1.0)
+        assert len(projected) == 2 * once
+    assert torch.equal(run(model, device, red, x), stock(model, device, red, x))
+
+
+def test_a_text_that_is_learned_is_projected_anew(model, device, red, x):
+    """As a parameter that an optimiser moves in place, also where it is looked at without gradients."""
+    told = red.entries[0].embeds.clone().requires_grad_()
+    learned = Conditioning((replace(red.entries[0], embeds=told),))
+    with open_session(model, Conditional(learned), device) as net:
+        first = net.denoise(x, 3.0)
+        (slope,) = torch.autograd.grad(first.square().sum(), told)
+        (again,) = torch.autograd.grad(net.denoise(x, 3.0).square().sum(), told)
+        torch.testing.assert_close(slope, again)
+        with torch.no_grad():
+            before = net.denoise(x, 3.0)
+            assert torch.equal(net.denoise(x, 3.0), before)
+            told += 0.5
+            after = net.denoise(x, 3.0)
+    assert not torch.equal(before, after)
+    with torch.no_grad():
+        assert torch.equal(after, run(model, device, learned, x))
+
+
+def test_layers_that_learn_project_anew(model, device, red, x):
+    grown = torch.tensor(1.0)
+    with torch.no_grad(), open_session(model, Conditional(red), device) as net:
+        layers = [layer.attn2.to_k for layer in net.unet.modules() if hasattr(layer, "attn2")]
+        hooks = [layer.register_forward_hook(lambda layer, args, out: out * grown) for layer in layers]
+        plain = net.denoise(x, 3.0)
+        grown.mul_(2.0)
+        assert not torch.equal(net.denoise(x, 3.0), plain)
+        for hook in hooks:
+            hook.remove()
+    assert torch.equal(run(model, device, red, x), stock(model, device, red, x))

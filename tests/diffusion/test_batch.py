@@ -146,7 +146,7 @@ def test_token_axes_share_up_to_four_repeats(lengths, mix, groups):
 
 def test_repeated_token_axes_hold_every_token_equally_often():
     parts = resolve(a=cond(length=4, seed=1), b=cond(length=6, seed=2))
-    context = batch.contexts(parts, 2, -1, torch.device("cpu"))
+    context = batch.contexts([part.entry.embeds for part in parts], 2, torch.device("cpu"))
     assert context.shape == (4, 12, 3)
     assert torch.equal(context[0], parts[0].entry.embeds[0].repeat(3, 1))
     assert torch.equal(context[2], parts[1].entry.embeds[0].repeat(2, 1))
@@ -154,10 +154,10 @@ def test_repeated_token_axes_hold_every_token_equally_often():
 
 def test_embeddings_may_differ_from_step_to_step():
     (part,) = resolve(a=cond(per_step=torch.arange(6.0).view(3, 1, 2, 1).expand(3, 1, 2, 3)))
-    assert batch.contexts([part], 1, 2, torch.device("cpu")).unique().tolist() == [4.0, 5.0]
-    assert torch.equal(batch.contexts([part], 1, -1, torch.device("cpu")), part.entry.embeds)
+    assert batch.embeds(part.entry, 2).unique().tolist() == [4.0, 5.0]
+    assert batch.embeds(part.entry, -1) is part.entry.embeds
     with pytest.raises(ValueError, match="3 steps"):
-        batch.contexts([part], 1, 3, torch.device("cpu"))
+        batch.embeds(part.entry, 3)
 
 
 def test_rows_repeat_in_turn_or_are_cut():
