@@ -13,8 +13,7 @@ peak          megabytes of memory beyond what was in use before
 
 Each with its 95 % interval (normal for means). "source" is the unedited picture, "regenerate" the target prompt on the source's noise seed.
 Last, what the papers say about ranks, as paired differences. The ways and their settings are in `editing_ways.py`; Imagic trains, so it
-sees every fourth pair and has no row in a quick run. InstructPix2Pix has one where its model is installed. Pairs for tuning are those of
---seed 1.
+sees every fourth pair and has no row in a quick run. Pairs for tuning are those of --seed 1.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 import torch
-from editing_ways import GROUND, INSTRUCT, STEPS, WAYS, Case
+from editing_ways import GROUND, STEPS, WAYS, Case
 from PIL import Image as Picture
 from PIL import ImageDraw
 from torch import Tensor
@@ -211,10 +210,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("output/editing"), help="where the CSV and the contact sheet go")
     args = parser.parse_args()
     folders = Folders(Path.cwd())
-    ways = {name: build for name, build in WAYS.items() if name != "InstructPix2Pix" or INSTRUCT in folders.list("diffusion_models")}
-    if unknown := set(args.ways or ()) - ways.keys():
-        parser.error(f"no such row: {', '.join(sorted(unknown))}; there are {', '.join(ways)}")
-    chosen = args.ways or [name for name in ways if not (args.quick and name in TRAINING)]
+    if unknown := set(args.ways or ()) - WAYS.keys():
+        parser.error(f"no such row: {', '.join(sorted(unknown))}; there are {', '.join(WAYS)}")
+    chosen = args.ways or [name for name in WAYS if not (args.quick and name in TRAINING)]
     n, steps = (3, 12) if args.quick else (args.n, STEPS)
     judge, registry = Judge(), Registry.discover()
     rows = {name: Row() for name in chosen}

@@ -249,12 +249,9 @@ def imagic(c: Case) -> Any:
     return c.decoded(c.sampled(model=tuned.outputs[0], positive=wanted, latent_image=canvas, cfg=2.0))
 
 
-INSTRUCT = "toybox_instruct"
-
-
 @way("InstructPix2Pix")
 def instruct(c: Case) -> Any:
-    seeing = c.g.UNETLoader(unet_name=INSTRUCT)
+    seeing = c.g.UNETLoader(unet_name="toybox_instruct")
     guided = c.g.InstructPix2PixGuider(
         model=seeing, instruction=c.told(c.pair.text), nothing=c.empty, vae=c.vae, pixels=c.scene.image, text_scale=3.0, image_scale=1.5
     )
