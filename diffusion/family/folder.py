@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -19,16 +20,22 @@ INPUTS = (4, 8, 9)  # channels: a latent's, with a picture's beside it (Instruct
 def check(root: Path, parts: Iterable[str]) -> None:
     """Raise ValueError or OSError when weights of these parts are missing or do not fit the configuration beside them; nothing is read."""
     for part in parts:
-        folder = root / part
-        if part == "unet":
-            found = unet_in(folder, meta=True)
-            if found[0].config.in_channels not in INPUTS:
-                raise ValueError(f"{folder}: a U-Net with 4, 8 or 9 input channels is wanted, {found[0].config.in_channels} found")
-        elif part.startswith("text_encoder"):
-            found = tower_in(root, part.removeprefix("text_encoder"), meta=True)
-        else:
-            found = vae_in(folder, meta=True)
-        fill(*found, torch.float32, folder)
+        files = sorted(path for path in (root / part).glob("*") if path.is_file())
+        _check(root, part, tuple((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files))
+
+
+@lru_cache(maxsize=64)  # a graph opens its checkpoint in every run; the same files fit still
+def _check(root: Path, part: str, files: tuple[tuple[str, int, int], ...]) -> None:
+    folder = root / part
+    if part == "unet":
+        found = unet_in(folder, meta=True)
+        if found[0].config.in_channels not in INPUTS:
+            raise ValueError(f"{folder}: a U-Net with 4, 8 or 9 input channels is wanted, {found[0].config.in_channels} found")
+    elif part.startswith("text_encoder"):
+        found = tower_in(root, part.removeprefix("text_encoder"), meta=True)
+    else:
+        found = vae_in(folder, meta=True)
+    fill(*found, torch.float32, folder)
 
 
 def process(root: Path) -> Process:
