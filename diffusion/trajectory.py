@@ -108,7 +108,8 @@ def with_uncond(negative: Conditioning, path: Trajectory, start: int) -> Conditi
     if own.shape[-1] != entry.embeds.shape[-1]:
         width, given = entry.embeds.shape[-1], own.shape[-1]
         raise ValueError(f"trajectory: embeddings of width {width} are wanted by the text encoder, {given} given")
-    return Conditioning((replace(entry, per_step=own),)) if len(own) else negative
+    pooled = entry.pooled if path.pooled is None or entry.pooled is None else path.pooled
+    return Conditioning((replace(entry, per_step=own, pooled=pooled),)) if len(own) else negative
 
 
 def distances(a: Trajectory, b: Trajectory) -> Tensor:

@@ -29,9 +29,9 @@ class NegativePromptInversion(
 
     class Out(NamedTuple):
         trajectory: Annotated[Trajectory, Field(description="With that prompt as its empty one of every step.")]
-        negative: Annotated[Conditioning, Field(description="The same for any sampler; what SDXL pools is in here only.")]
+        negative: Annotated[Conditioning, Field(description="The same for any sampler.")]
 
     def run(self, ctx: Context) -> Out:
-        embeds = only_entry(self.positive, "positive").embeds
-        uncond = embeds.expand(self.trajectory.steps, *embeds.shape)
-        return self.Out(replace(self.trajectory, uncond=uncond), self.positive)
+        entry = only_entry(self.positive, "positive")
+        uncond = entry.embeds.expand(self.trajectory.steps, *entry.embeds.shape)
+        return self.Out(replace(self.trajectory, uncond=uncond, pooled=entry.pooled), self.positive)

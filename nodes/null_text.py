@@ -153,5 +153,5 @@ class NullTextInversion(Node, category="editing/inversion", title="Null-Text Inv
         return self._with(uncond, left, asked)
 
     def _with(self, uncond: Tensor, left: Tensor, evaluations: int) -> Out:
-        path = replace(self.trajectory, uncond=uncond, evaluations=evaluations)
+        path = replace(self.trajectory, uncond=uncond, pooled=None, evaluations=evaluations)
         return self.Out(path, with_uncond(self.negative, path, path.steps), left.mean().item())

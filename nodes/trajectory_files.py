@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from graph_engine.context import Context
 
 KIND = "latentgraph.trajectory"
-TENSORS = ("latents", "sigmas", "noises", "uncond", "coupled")  # fields of a Trajectory; those that it has are in the file
+TENSORS = ("latents", "sigmas", "noises", "uncond", "coupled", "pooled")  # fields of a Trajectory; those that it has are in the file
 NEEDED = TENSORS[:2]
 
 

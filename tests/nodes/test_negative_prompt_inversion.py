@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors.torch import save_file
 
+from diffusion.loading import open_checkpoint
+from diffusion.text import encode
 from diffusion.values import Conditioning, Latent
 from nodes.ddim_inversion import DDIMInversion
 from nodes.negative_prompt_inversion import NegativePromptInversion
@@ -26,6 +33,22 @@ def test_the_source_comes_back_as_without_guidance_whatever_the_scale(ctx, model
     for given in ({"trajectory": out.trajectory, "negative": blue}, {"trajectory": path, "negative": out.negative}):
         guided = ReplayTrajectory(model=model, positive=red, cfg=scale, **given).run(ctx).latent.x
         torch.testing.assert_close(guided, plain, atol=1e-3, rtol=1e-3)
+
+
+def test_what_sdxl_pools_of_the_source_stands_in_too(ctx, device, tmp_path):
+    place = Path(__file__).parents[1] / "tools" / "make_checkpoint.py"
+    spec = importlib.util.spec_from_file_location("make_checkpoint", place)
+    tool = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    save_file(tool.make("sdxl"), tmp_path / "small.safetensors")
+    model, clip, _ = open_checkpoint(tmp_path / "small.safetensors")
+    told, empty = (encode(clip, text, device) for text in ("a red cat", ""))
+    latent = Latent(torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0)))
+    path = DDIMInversion(model=model, samples=latent, positive=told, steps=2).run(ctx).trajectory
+    swapped = NegativePromptInversion(trajectory=path, positive=told).run(ctx).trajectory
+    plain = ReplayTrajectory(model=model, trajectory=path, positive=told).run(ctx).latent.x
+    guided = ReplayTrajectory(model=model, trajectory=swapped, positive=told, negative=empty, cfg=5.0).run(ctx).latent.x
+    torch.testing.assert_close(guided, plain, atol=1e-2, rtol=1e-3)
 
 
 def test_another_prompt_is_guided_away_from_the_source(ctx, model, red, blue, path):

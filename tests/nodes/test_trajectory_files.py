@@ -18,6 +18,7 @@ from graph_engine.errors import NodeError
 from nodes.ddim_inversion import DDIMInversion
 from nodes.edict import EDICTDecode, EDICTInversion
 from nodes.edit_friendly_ddpm import EditFriendlyInversion
+from nodes.negative_prompt_inversion import NegativePromptInversion
 from nodes.null_text import NullTextInversion
 from nodes.trajectory_files import KIND, LoadTrajectory, SaveTrajectory
 from nodes.trajectory_replay import ReplayTrajectory
@@ -51,6 +52,8 @@ def inverted(ctx, model, red, blue, clip, device):
         if way == "null-text":
             node = NullTextInversion(model=model, trajectory=path, positive=red, negative=encode(clip, "", device), cfg=3.0, inner_steps=1)
             return node.run(ctx).trajectory
+        if way == "negative-prompt":
+            return NegativePromptInversion(trajectory=path, positive=red).run(ctx).trajectory
         if way in ("edict", "edit-friendly"):
             return {"edict": EDICTInversion, "edit-friendly": EditFriendlyInversion}[way](**picture, cfg=3.0).run(ctx).trajectory
         return path
@@ -58,7 +61,7 @@ def inverted(ctx, model, red, blue, clip, device):
     return made
 
 
-@pytest.mark.parametrize("way", ["ddim", "null-text", "edict", "edit-friendly"])
+@pytest.mark.parametrize("way", ["ddim", "null-text", "negative-prompt", "edict", "edit-friendly"])
 def test_what_was_stored_comes_back_bit_for_bit_and_is_replayed_alike(stored, inverted, ctx, model, red, blue, way):
     path = inverted(way)
     stored(path)
