@@ -1,9 +1,10 @@
-"""Techniques together in one graph each, on the engine; and after each the plain model paints bit for bit what it painted before."""
+"""Techniques together in one graph each, on the engine; and after each the plain models paint bit for bit what they painted before."""
 
 from __future__ import annotations
 
 import importlib.util
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,14 @@ import torch
 from PIL import Image as Picture
 from safetensors.torch import save_file
 
+from diffusion.loading import open_checkpoint
 from diffusion.sample import fit_mask
 from graph_engine import Engine, Folders, Graph, Registry
+from graph_engine.events import NodeProgress
+from graph_engine.stream import Cancellation
 
 WALK = {"sampler_name": "euler", "scheduler": "normal"}
+CHECKPOINTS = {"tiny": "tiny", "xl": "xl/xl.safetensors"}
 
 
 @pytest.fixture(scope="module")
@@ -23,24 +28,35 @@ def registry():
     return Registry.discover()
 
 
+def tool(name):
+    """A file of tests/tools as a module."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[1] / "tools" / f"{name}.py")
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 @pytest.fixture(scope="module")
-def home(tiny_folder, tmp_path_factory):
-    """The small checkpoint with a LoRA and a ControlNet of random weights for it, and two pictures that differ in a part."""
-    from diffusers import ControlNetModel, UNet2DConditionModel
+def home(tiny_folder, tmp_path_factory, device):
+    """Small checkpoints of SD 1 and SDXL, each with a LoRA and a ControlNet of random weights, and two pictures that differ in a part."""
+    from diffusers import ControlNetModel
 
     home = tmp_path_factory.mktemp("home")
     shutil.copytree(tiny_folder, home / "models/checkpoints/tiny")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(3)
-        net = ControlNetModel.from_unet(UNet2DConditionModel.from_pretrained(tiny_folder / "unet"))
-        for module in (*net.controlnet_down_blocks, net.controlnet_mid_block, net.controlnet_cond_embedding.conv_out):
-            torch.nn.init.normal_(module.weight, std=0.3)
-    net.save_pretrained(home / "models/controlnet/tiny")
-    spec = importlib.util.spec_from_file_location("make_lora", Path(__file__).parents[1] / "tools" / "make_lora.py")
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
+    (home / "models/checkpoints/xl").mkdir()
+    save_file(tool("make_checkpoint").make("sdxl"), home / "models/checkpoints/xl/xl.safetensors")
     (home / "models/loras").mkdir()
-    save_file(tool.contiguous(tool.kohya(tool.make(tool.shapes_in(tiny_folder)))), home / "models/loras/small.safetensors")
+    maker = tool("make_lora")
+    for name, file in CHECKPOINTS.items():
+        model = open_checkpoint(home / "models/checkpoints" / file)[0]
+        with device.weights(model.weights) as unet, torch.random.fork_rng(devices=[]):
+            torch.manual_seed(3)
+            net = ControlNetModel.from_unet(unet)
+            shapes = {f"unet:{path}": tuple(weight.shape) for path, weight in unet.state_dict().items()}
+        for module in (*net.controlnet_down_blocks, net.controlnet_mid_block, net.controlnet_cond_embedding.conv_out):
+            torch.nn.init.normal_(module.weight, std=0.3, generator=torch.Generator().manual_seed(4))
+        net.save_pretrained(home / "models/controlnet" / name)
+        save_file(maker.contiguous(maker.kohya(maker.make(shapes))), home / f"models/loras/{name}.safetensors")
     (home / "input").mkdir()
     pixels = np.random.default_rng(0).integers(0, 256, (12, 13, 3), np.uint8).repeat(8, 0).repeat(8, 1)
     Picture.fromarray(pixels).save(home / "input/original.png")
@@ -62,32 +78,35 @@ def perform(engine, graph, *wanted):
     return [result[name] for name in wanted]
 
 
-def opened(registry):
-    """A graph with the checkpoint and three prompts."""
+def opened(registry, name="tiny"):
+    """A graph with a checkpoint and three prompts."""
     g = Graph(registry)
-    loaded = g.CheckpointLoaderSimple(ckpt_name="tiny")
+    loaded = g.CheckpointLoaderSimple(ckpt_name=CHECKPOINTS[name])
     return g, loaded, *(g.CLIPTextEncode(clip=loaded.clip, text=text) for text in ("a red cat", "a blue cat", ""))
 
 
 @pytest.fixture
 def plain(engine, registry):
-    """What the model paints by itself."""
+    """What each model paints by itself."""
 
     def paint():
-        g, loaded, red, _, empty = opened(registry)
-        start = g.EmptyLatentImage(width=64, height=64)
-        both = {"positive": red, "negative": empty, "latent_image": start}
-        g.KSampler(model=loaded.model, **both, **WALK, seed=1, steps=3, cfg=3.0, denoise=1.0, _id="end")
-        return perform(engine, g, "end")[0].x
+        pictures = []
+        for name in CHECKPOINTS:
+            g, loaded, red, _, empty = opened(registry, name)
+            start = g.EmptyLatentImage(width=128, height=128)
+            both = {"positive": red, "negative": empty, "latent_image": start}
+            g.KSampler(model=loaded.model, **both, **WALK, seed=1, steps=2, cfg=3.0, denoise=1.0, _id="end")
+            pictures.append(perform(engine, g, "end")[0].x)
+        return pictures
 
     return paint
 
 
 @pytest.fixture(autouse=True)
-def the_plain_model_is_as_before(plain):
+def the_plain_models_are_as_before(plain):
     before = plain()
     yield
-    assert torch.equal(plain(), before)
+    assert all(torch.equal(now, then) for now, then in zip(plain(), before, strict=True))
 
 
 @pytest.mark.parametrize("eta", [0.0, 1.0])  # the ODE, and the paper's stochastic walk
@@ -130,22 +149,30 @@ def test_the_mask_of_diffedit_in_masked_sdedit(engine, registry):
     assert not torch.equal(whole.x[~cells], start.x[~cells])
 
 
-def test_prompt_to_prompt_with_a_lora_and_a_controlnet(engine, registry):
-    def edited(lora, control, target):
-        g, loaded, red, blue, empty = opened(registry)
-        pair = g.SourceAndTarget(samples=g.EmptyLatentImage(width=64, height=64), source=red, target=blue if target else red)
-        model = g.LoraLoaderModelOnly(model=loaded.model, lora_name="small.safetensors", strength_model=1.0) if lora else loaded.model
-        positive, negative = pair.positive, empty
-        model = g.PromptToPrompt(model=model, alignment=g.AlignPrompts(positive=positive, mode="replace"), cross_replace=0.7)
-        if control:
-            net, hint = g.ControlNetLoader(control_net_name="tiny"), g.LoadImage(image="edited.png").image
-            steered = g.ControlNetApplyAdvanced(
-                positive=positive, negative=negative, control_net=net, image=hint, strength=1.0, start_percent=0.0, end_percent=1.0
-            )
-            positive, negative = steered.positive, steered.negative
-        both = {"positive": positive, "negative": negative, "latent_image": pair.latent}
-        g.KSampler(model=model, **both, **WALK, seed=3, steps=4, cfg=3.0, denoise=1.0, _id="end")
-        return perform(engine, g, "end")[0].x
+def edit(registry, name, lora=True, control=True, target=True):
+    """Prompt-to-Prompt with a LoRA and a ControlNet, as a graph that ends in "end"."""
+    g, loaded, red, blue, empty = opened(registry, name)
+    pair = g.SourceAndTarget(samples=g.EmptyLatentImage(width=128, height=128), source=red, target=blue if target else red)
+    model = loaded.model
+    if lora:
+        model = g.LoraLoaderModelOnly(model=model, lora_name=f"{name}.safetensors", strength_model=1.0)
+    positive, negative = pair.positive, empty
+    model = g.PromptToPrompt(model=model, alignment=g.AlignPrompts(positive=positive, mode="replace"), cross_replace=0.7)
+    if control:
+        net, hint = g.ControlNetLoader(control_net_name=name), g.LoadImage(image="edited.png").image
+        steered = g.ControlNetApplyAdvanced(
+            positive=positive, negative=negative, control_net=net, image=hint, strength=1.0, start_percent=0.0, end_percent=1.0
+        )
+        positive, negative = steered.positive, steered.negative
+    both = {"positive": positive, "negative": negative, "latent_image": pair.latent}
+    g.KSampler(model=model, **both, **WALK, seed=3, steps=4, cfg=3.0, denoise=1.0, _id="end")
+    return g
+
+
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_prompt_to_prompt_with_a_lora_and_a_controlnet(engine, registry, name):
+    def edited(*how):
+        return perform(engine, edit(registry, name, *how), "end")[0].x
 
     source, target = edited(True, True, True)
     same = edited(True, True, False)
@@ -154,3 +181,27 @@ def test_prompt_to_prompt_with_a_lora_and_a_controlnet(engine, registry):
     assert not torch.allclose(target, source, atol=1e-2)
     for lora, control in ((False, True), (True, False)):  # both count
         assert not torch.allclose(edited(lora, control, True)[1], target, atol=1e-2)
+
+
+@pytest.mark.parametrize("name", CHECKPOINTS)
+@pytest.mark.parametrize("how", ["cancelled", "failed"])
+def test_an_edit_that_breaks_off_leaves_nothing_behind(engine, registry, name, how, monkeypatch):
+    wish, steps = Cancellation(), []
+
+    def hear(event):
+        if isinstance(event, NodeProgress):
+            steps.append(event.step)
+            if how == "cancelled" and event.step == 2:
+                wish.set()
+
+    def fail(*_):
+        raise ArithmeticError("in the middle of the network")
+
+    graph = edit(registry, name)
+    if how == "failed":
+        monkeypatch.setattr("nodes.prompt_to_prompt.edited_values", fail)
+    result = engine.perform(graph, wanted=["end"], on_event=hear, cancellation=wish)
+    assert result.status == ("cancelled" if how == "cancelled" else "error")
+    assert max(steps, default=0) == (2 if how == "cancelled" else 0)
+    monkeypatch.undo()
+    assert torch.isfinite(perform(engine, edit(registry, name), "end")[0].x).all()  # and the next run is a run as ever
