@@ -103,7 +103,7 @@ class Net:
         self._home, self._beside = device, dict[WeightsRef, nn.Module]()  # where side networks live, and those that are open
         self._tapped: set[str] = set()
         self._states: list[tuple[Patch, Any]] = []
-        self._resolved: dict[tuple[tuple[str, ...], int, int], list[batch.Part]] = {}
+        self._resolved: dict[tuple[int, int], list[batch.Part]] = {}  # the parts of all branches by the size of the picture
         self._contexts: deque[tuple[list[Tensor], tuple[int, ...], Tensor]] = deque(maxlen=TEXTS)
         self._idle: set[str] = set()  # branches already warned about
         self._rows, self._moment = Rows((), 0), Moment(-1, 0, 0.0, 0)
@@ -255,10 +255,9 @@ class Net:
     def _parts(self, branches: Mapping[str, Conditioning], height: int, width: int) -> list[batch.Part]:
         if any(self.branches.get(name) is not conditioning for name, conditioning in branches.items()):
             return batch.resolve(branches, self.table, height, width)
-        key = (tuple(branches), height, width)
-        if key not in self._resolved:
-            self._resolved[key] = batch.resolve(branches, self.table, height, width)
-        return self._resolved[key]
+        if (height, width) not in self._resolved:  # all branches, since an area of one that is not wanted now counts in the others, too
+            self._resolved[height, width] = batch.resolve(self.branches, self.table, height, width)
+        return [part for part in self._resolved[height, width] if part.branch in branches]
 
     def _network(self, parts: Sequence[batch.Part], x: Tensor, moment: Moment) -> tuple[Tensor, ...]:
         """D of each part on its crop of x, from one evaluation of the network."""

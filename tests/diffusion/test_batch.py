@@ -111,6 +111,19 @@ def test_no_counterpart_where_the_other_branch_has_that_area():
     assert len(resolve(positive=a, negative=b)) == 2
 
 
+def test_areas_that_cover_the_picture_are_told_apart_by_what_lies_outside_of_it():
+    """A larger one is another area, for which there has to be a counterpart; both are cut at the border afterwards."""
+    here, there = conditioning.set_area(cond(seed=1), 16, 40, 0, 0), conditioning.set_area(cond(seed=2), 1.0, 1.0, 0, 0, relative=True)
+    parts = resolve(positive=here, negative=conditioning.combine(cond(seed=3), there))
+    assert [(p.branch, p.box) for p in parts] == [
+        ("positive", (16, 16, 0, 0)),
+        ("positive", (16, 16, 0, 0)),
+        ("negative", None),
+        ("negative", (16, 16, 0, 0)),
+        ("negative", (16, 16, 0, 0)),
+    ]
+
+
 def test_the_counterpart_comes_from_the_smallest_area_around():
     small = conditioning.set_area(cond(seed=1), 4, 4, 2, 2)
     around = conditioning.combine(

@@ -560,3 +560,16 @@ def test_all_branches_are_evaluated_on_request_also_those_that_guidance_can_do_w
     assert torch.allclose(guided, plain / 2, atol=1e-5)  # step patches have their say in the guided estimate only
     assert list(seen) == ["positive", "negative"]
     assert all(torch.allclose(seen[name], branches[name], atol=1e-5) for name in branches)
+
+
+def test_an_area_of_the_negative_counts_in_the_positive_also_where_the_negative_does_not(model, device, red, blue, x):
+    """As at any other scale, so that the picture does not jump where the scale reaches 1."""
+    negative = conditioning.combine(blue, conditioning.set_area(blue, 4, 4, 2, 2))
+    with open_session(model, CFG(red, negative, 1.0), device) as net:
+        found = net.denoise(x, 2.0)
+    with open_session(model, CFG(red, negative, 3.0), device) as net:
+        _, seen = net.denoise_all(x, 2.0)
+    with open_session(model, CFG(red, blue, 1.0), device) as net:
+        plain = net.denoise(x, 2.0)
+    assert torch.allclose(found, seen["positive"], atol=1e-5)
+    assert not torch.allclose(found, plain, atol=1e-3)
