@@ -33,11 +33,14 @@ _ENDS = {
 
 @dataclass(frozen=True, slots=True)
 class Structure:
-    """A U-Net: channels of each level, and for each resnet of each level how many transformer layers follow it (0: none)."""
+    """A U-Net: channels of each level, and for each resnet of each level how many transformer layers follow it (0: none).
+
+    `middle` is 0 where the middle is a resnet alone, and None where there is none (distilled networks: Kim et al. 2023, Gupta et al. 2024).
+    """
 
     channels: tuple[int, ...]
     down: tuple[tuple[int, ...], ...]
-    middle: int
+    middle: int | None
     up: tuple[tuple[int, ...], ...]  # deepest level first
     inputs: int
     outputs: int
@@ -69,16 +72,19 @@ class Structure:
             "attention_head_dim": self.heads,  # diffusers' name for the number of heads
             "use_linear_projection": self.linear,
         }
-        if self.middle and {self.middle} != {d for level in (*self.down, *self.up) for d in level if d}:
-            last = self.down[-1] if cross_down[-1] else (self.middle,)  # the middle takes its depth from the last entry
-            if last[0] != self.middle:
+        if any(any(level) and not all(level) for level in (*self.down, *self.up)):
+            raise ValueError("U-Net: in each level transformers after every resnet or after none are wanted, after some found")
+        depths = {d for level in (*self.down, (self.middle or 0,), *self.up) for d in level if d}
+        if len(depths) == 1:
+            config["transformer_layers_per_block"] = depths.pop()
+        elif depths:
+            last = self.down[-1] if cross_down[-1] else (self.middle or 1,)  # the middle takes its depth from the last entry
+            if self.middle and last[0] != self.middle:
                 raise ValueError(f"U-Net: {self.middle} layers in the middle and {last[0]} in the level above are not known together")
             config["transformer_layers_per_block"] = [list(level) if any(level) else 1 for level in self.down[:-1]] + [list(last)]
             config["reverse_transformer_layers_per_block"] = [list(level) if any(level) else 1 for level in self.up]
-        elif self.middle:
-            config["transformer_layers_per_block"] = self.middle
         if not self.middle:
-            config["mid_block_type"] = "UNetMidBlock2D"
+            config["mid_block_type"] = None if self.middle is None else "UNetMidBlock2D"
         if self.added is not None:
             config |= {
                 "addition_embed_type": "text_time",
@@ -106,10 +112,11 @@ class Structure:
             if level + 1 < len(self.down):
                 found[f"input_blocks.{i}.0.op"] = f"down_blocks.{level}.downsamplers.0.conv"
                 i += 1
-        resnet("middle_block.0", "mid_block.resnets.0")
+        if self.middle is not None:
+            resnet("middle_block.0", "mid_block.resnets.0")
         if self.middle:
             found["middle_block.1"] = "mid_block.attentions.0"
-        resnet("middle_block.2", "mid_block.resnets.1")
+            resnet("middle_block.2", "mid_block.resnets.1")
         i = 0
         for level, depths in enumerate(self.up):
             for j, depth in enumerate(depths):
@@ -160,9 +167,8 @@ def read_original(shapes: Shapes) -> Structure:
     up = tuple(tuple(outs[i * per : (i + 1) * per]) for i in range(len(levels)))
     transformer = [f"input_blocks.{i}.1" for i in blocks] + [f"output_blocks.{i}.1" for i in range(len(outs))] + ["middle_block.1"]
     added = _first(shapes, 1, "label_emb.0.0.weight") if _has(shapes, "label_emb") else None
-    return _structure(
-        shapes, transformer, channels, levels, _depth(shapes, "middle_block.1"), up, "input_blocks.0.0.weight", "out.2.weight", added
-    )
+    middle = _depth(shapes, "middle_block.1") if _has(shapes, "middle_block") else None
+    return _structure(shapes, transformer, channels, levels, middle, up, "input_blocks.0.0.weight", "out.2.weight", added)
 
 
 def read_diffusers(shapes: Shapes) -> Structure:
@@ -188,7 +194,7 @@ def read_diffusers(shapes: Shapes) -> Structure:
         [*transformer, "mid_block.attentions.0"],
         channels,
         down,
-        _depth(shapes, "mid_block.attentions.0"),
+        _depth(shapes, "mid_block.attentions.0") if _has(shapes, "mid_block") else None,
         tuple(map(tuple, up)),
         "conv_in.weight",
         "conv_out.weight",
@@ -204,7 +210,7 @@ def _structure(
     transformers: list[str],
     channels: list[int],
     down: list[list[int]],
-    middle: int,
+    middle: int | None,
     up: tuple[tuple[int, ...], ...],
     first: str,
     last: str,

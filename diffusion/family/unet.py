@@ -60,7 +60,8 @@ def _levels(unet: Module) -> list[tuple[str, int, int, str, Module]]:
     deepest = len(unet.down_blocks) - 1
     down = [("down", i, 2**i, f"down_blocks.{i}", block) for i, block in enumerate(unet.down_blocks)]
     up = [("up", i, 2 ** (deepest - i), f"up_blocks.{i}", block) for i, block in enumerate(unet.up_blocks)]
-    return [*down, ("mid", 0, 2**deepest, "mid_block", unet.mid_block), *up]
+    middle = [("mid", 0, 2**deepest, "mid_block", unet.mid_block)] if unet.mid_block is not None else []  # distilled networks have none
+    return [*down, *middle, *up]
 
 
 def sizes(unet: Module, height: int, width: int) -> dict[int, tuple[int, int]]:

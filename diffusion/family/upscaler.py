@@ -53,7 +53,7 @@ def load(ref: WeightsRef, dtype: torch.dtype) -> nn.Module:
         raise ValueError(f"{path.name}: this is no upscale model that spandrel {spandrel.__version__} knows") from unknown
     except (RuntimeError, KeyError) as problem:  # of a known kind, but not all there
         raise ValueError(
-            f"{path.name}: the weights do not fit the network they are named after: {str(problem).splitlines()[0]}"
+            f"{path.name}: the weights do not fit the network they are named after: {' '.join(str(problem).split())[:200]}"
         ) from problem
     if not isinstance(found, spandrel.ImageModelDescriptor):
         raise ValueError(f"{path.name}: a network from one picture to one picture is wanted, this one is for {found.purpose}")

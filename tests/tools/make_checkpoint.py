@@ -3,7 +3,8 @@
 
     python tests/tools/make_checkpoint.py KIND OUT.safetensors [--full] [--seed N] [--dtype float16|bfloat16|float32]
 
-KIND: sd15, sd15-inpaint, sd15-ip2p, sd21, sd21-v, sdxl, sdxl-inpaint, sdxl-ip2p, sdxl-refiner, vae, clip-l, clip-h, clip-g.
+KIND: sd15, sd15-inpaint, sd15-ip2p, sd21, sd21-v, sd21-inpaint, sdxl, sdxl-inpaint, sdxl-ip2p, sdxl-refiner, ssd-1b, koala, vae, clip-l,
+clip-h, clip-g; ssd-1b and koala are SDXL with layers taken out.
 Small ones keep the layout and have few, narrow layers; --full has the real widths and depths.
 """
 
@@ -22,16 +23,20 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Net:
-    """What a U-Net is made of: a width for each level, and how many transformer layers follow each resnet of it."""
+    """What a U-Net is made of: a width for each level, and how many transformer layers follow each resnet of it.
+
+    `up` tells of the way up, deepest level first, where it is not as the way down; `middle` is 0 for a resnet alone, None for nothing.
+    """
 
     widths: tuple[int, ...]
     resnets: int
     depths: tuple[int, ...]
-    middle: int
+    middle: int | None
     context: int
     linear: bool
     inputs: int = 4
     told: int | None = None
+    up: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,10 @@ def kinds(full: bool) -> dict[str, Kind]:
     refiner = Net(
         size((384, 768, 1536, 1536), (64, 64, 128, 128)), n, size((0, 4, 4, 0), (0, 2, 2, 0)), 4 if full else 2, g, True, told=g + 5 * 256
     )
+    ssd = replace(
+        xl, depths=size((0, 2, 4), (0, 1, 2)), middle=0, up=((4, 4, 10), (2, 1, 1), (0, 0, 0)) if full else ((2, 3), (2, 1), (0, 0))
+    )
+    koala = replace(xl, resnets=1, depths=size((0, 2, 5), (0, 1, 2)), middle=None)
     one, two = (Text(HF, False, l, ll),), (Text(OPEN, True, h, hl, h),)
     both, last = (Text(XL_L, False, l, ll), Text(XL_G, True, g, gl, g)), (Text(REFINER_G, True, g, gl, g),)
     return {
@@ -85,10 +94,13 @@ def kinds(full: bool) -> dict[str, Kind]:
         "sd15-ip2p": Kind(replace(sd1, inputs=8), one),
         "sd21": Kind(sd2, two),
         "sd21-v": Kind(sd2, two, marks=("v_pred",)),
+        "sd21-inpaint": Kind(replace(sd2, inputs=9), two),
         "sdxl": Kind(xl, both),
         "sdxl-inpaint": Kind(replace(xl, inputs=9), both),
         "sdxl-ip2p": Kind(replace(xl, inputs=8), both),
         "sdxl-refiner": Kind(refiner, last),
+        "ssd-1b": Kind(ssd, both),
+        "koala": Kind(koala, both),
         "vae": Kind(None, (), vae=""),
         "clip-l": Kind(None, (Text("text_model.", False, l, ll),), vae=None),
         "clip-h": Kind(None, (Text("", True, h, hl, h),), vae=None),
@@ -183,16 +195,19 @@ def unet(p: str, net: Net) -> Shapes:
             yield from _layer(f"{p}input_blocks.{i}.0.op", c, c, 3, 3)
             skips.append(c)
             i += 1
-    yield from _resnet(f"{p}middle_block.0", c, c, told)
-    yield from _transformer(f"{p}middle_block.1", c, net.middle, net)
-    yield from _resnet(f"{p}middle_block.2", c, c, told)
+    if net.middle is not None:
+        yield from _resnet(f"{p}middle_block.0", c, c, told)
+    if net.middle:
+        yield from _transformer(f"{p}middle_block.1", c, net.middle, net)
+        yield from _resnet(f"{p}middle_block.2", c, c, told)
     i = 0
-    for level in reversed(range(len(net.widths))):
-        for j in range(net.resnets + 1):
+    ups = net.up or tuple((depth,) * (net.resnets + 1) for depth in reversed(net.depths))
+    for level, depths in zip(reversed(range(len(net.widths))), ups, strict=True):
+        for j, depth in enumerate(depths):
             yield from _resnet(f"{p}output_blocks.{i}.0", c + skips.pop(), net.widths[level], told)
             c, last = net.widths[level], 1
-            if net.depths[level]:
-                yield from _transformer(f"{p}output_blocks.{i}.1", c, net.depths[level], net)
+            if depth:
+                yield from _transformer(f"{p}output_blocks.{i}.1", c, depth, net)
                 last = 2
             if level and j == net.resnets:
                 yield from _layer(f"{p}output_blocks.{i}.{last}.conv", c, c, 3, 3)

@@ -27,10 +27,13 @@ KINDS = {
     "sd15-ip2p": ("sd1", "epsilon"),
     "sd21": ("sd1", "epsilon"),
     "sd21-v": ("sd1", "v_prediction"),
+    "sd21-inpaint": ("sd1", "epsilon"),
     "sdxl": ("sdxl", "epsilon"),
     "sdxl-inpaint": ("sdxl", "epsilon"),
     "sdxl-ip2p": ("sdxl", "epsilon"),
     "sdxl-refiner": ("sdxl", "epsilon"),
+    "ssd-1b": ("sdxl", "epsilon"),
+    "koala": ("sdxl", "epsilon"),
 }
 
 
@@ -58,7 +61,7 @@ def test_a_file_is_told_by_its_shapes_runs_and_is_the_same_when_written_and_read
     assert torch.equal(draw(*open_checkpoint(tmp_path / "again.safetensors"), device), first)
 
 
-@pytest.mark.parametrize("kind", ["sd15", "sd21", "sdxl", "sdxl-refiner"])
+@pytest.mark.parametrize("kind", ["sd15", "sd21", "sdxl", "sdxl-refiner", "ssd-1b", "koala"])
 def test_full_size_structures_are_those_that_diffusers_has(kind, tool):
     from diffusers import UNet2DConditionModel
 
@@ -69,7 +72,7 @@ def test_full_size_structures_are_those_that_diffusers_has(kind, tool):
     module_shapes = {name: tuple(t.shape) for name, t in unet.state_dict().items()}
     assert {structure.rename(key): shape for key, shape in shapes.items()} == module_shapes
     assert read_diffusers(module_shapes) == structure
-    millions = {"sd15": 859.5, "sd21": 865.9, "sdxl": 2567.5, "sdxl-refiner": 2259.5}
+    millions = {"sd15": 859.5, "sd21": 865.9, "sdxl": 2567.5, "sdxl-refiner": 2259.5, "ssd-1b": 1330.7, "koala": 782.0}
     assert sum(p.numel() for p in unet.parameters()) / 1e6 == pytest.approx(millions[kind], rel=0.01)
 
 
