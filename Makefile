@@ -7,7 +7,7 @@ READY  := $(VENV)/.ready
 # set by `make run OUT=somewhere`
 OUT    ?= output
 
-.PHONY: setup run picture serve test lint format bench evaluate train-toybox train-toybox-control train-toybox-instruct clean
+.PHONY: setup run picture pictures serve test lint format bench evaluate train-toybox train-toybox-control train-toybox-instruct clean
 
 setup: $(READY)
 
@@ -28,6 +28,10 @@ picture: $(READY)
 	rm -f build/picture/*.png
 	$(BIN)/latentgraph run workflows/p2p_real.json -o build/picture
 	$(BIN)/python docs/strip.py docs/flagship.png build/picture/p2p_real_0000[123]_.png
+
+# and those of docs/editing.md, one for each technique: about ten minutes
+pictures: $(READY)
+	$(BIN)/python docs/pictures.py
 
 serve: $(READY)
 	$(BIN)/latentgraph serve

@@ -7,18 +7,17 @@ from PIL import Image
 GAP, SCALE = 8, 2
 
 
-def strip(pictures: list[Image.Image]) -> Image.Image:
-    """Pictures of one height in a row, on white."""
-    large = [
-        picture.convert("RGB").resize((SCALE * picture.width, SCALE * picture.height), Image.Resampling.NEAREST) for picture in pictures
-    ]
-    row = Image.new("RGB", (sum(each.width + GAP for each in large) - GAP, large[0].height), "white")
-    left = 0
-    for each in large:
-        row.paste(each, (left, 0))
-        left += each.width + GAP
-    return row
+def sheet(pictures: list[Image.Image], columns: int, scale: int = 1) -> Image.Image:
+    """Pictures of one size in rows, on white."""
+    width, height = (scale * side for side in pictures[0].size)
+    rows = -(-len(pictures) // columns)
+    whole = Image.new("RGB", (columns * (width + GAP) - GAP, rows * (height + GAP) - GAP), "white")
+    for at, picture in enumerate(pictures):
+        large = picture.convert("RGB").resize((width, height), Image.Resampling.NEAREST)
+        whole.paste(large, (at % columns * (width + GAP), at // columns * (height + GAP)))
+    return whole
 
 
 if __name__ == "__main__":
-    strip([Image.open(path) for path in sys.argv[2:]]).save(sys.argv[1], optimize=True)
+    found = [Image.open(path) for path in sys.argv[2:]]
+    sheet(found, len(found), SCALE).save(sys.argv[1], optimize=True)
