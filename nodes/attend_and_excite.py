@@ -159,7 +159,7 @@ class AttendAndExcite(Node, category="editing/attention", title="Attend-and-Exci
     cells: Annotated[int, number(1, 64, 1, "Which maps: those with so many latent cells a side for one of theirs; 4 is 16×16 at 512.")] = 4
     sharpness: Annotated[
         float,
-        number(0, 1000, 1, "Of the softmax over words; 100 suits models that mostly look at the prompt's begin, as SD 1.x."),
+        number(0, 1000, 1, "Of the softmax over words; 100 suits models that mostly look at the prompt's begin, as SD 1.x; 0 takes none."),
     ] = 100.0
 
     @classmethod
