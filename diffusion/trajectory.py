@@ -79,6 +79,13 @@ def rows_of(conditioning: Conditioning) -> int:
     return max((len(entry.embeds) for entry in conditioning), default=1)
 
 
+def check_rows(conditioning: Conditioning | None, pictures: int, name: str) -> None:
+    """Raise ValueError for a batch of prompts that is not one for each picture, naming the input."""
+    rows = 1 if conditioning is None else rows_of(conditioning)
+    if rows not in (1, pictures):
+        raise ValueError(f"{name}: one prompt is wanted, or {pictures} as there are pictures, {rows} given")
+
+
 def replay_step(path: Trajectory, start: int) -> Stepper:
     """The stepper that goes down a path from level `start`: DDIM, or with the path's noises the stochastic steps that they belong to."""
     noises = path.noises

@@ -16,7 +16,7 @@ from diffusion.samplers import Denoiser, NoiseSource, Stepper, ddim_step, eps_of
 from diffusion.schedule import Schedule, Step
 from diffusion.session import open_session
 from diffusion.spacing import sigmas_for
-from diffusion.trajectory import walk
+from diffusion.trajectory import check_rows, walk
 from diffusion.values import Conditioning, Latent, Model, Trajectory
 from graph_engine.errors import NodeError
 from graph_engine.node import Node
@@ -71,6 +71,8 @@ class DDIMInversion(Node, category="editing/inversion", title="DDIM Inversion", 
     def run(self, ctx: Context) -> Out:
         form, table = family(self.model.weights.family).latent, self.model.process.table()
         check(self.samples, form, "samples")
+        check_rows(self.positive, len(self.samples.x), "positive")
+        check_rows(self.negative, len(self.samples.x), "negative")
         if self.cfg != 1 and self.negative is None:
             raise NodeError(f"negative: a conditioning is wanted for a cfg of {self.cfg:g}, none given")
         guidance = Conditional(self.positive) if self.negative is None else CFG(self.positive, self.negative, self.cfg)

@@ -22,7 +22,7 @@ from diffusion.samplers import OnStep, make_stepper
 from diffusion.schedule import Schedule, Step
 from diffusion.session import Net, open_session
 from diffusion.spacing import sigmas_for
-from diffusion.trajectory import check_path, descent, level, replay_step, rows_of, walk, with_uncond
+from diffusion.trajectory import check_path, check_rows, descent, level, replay_step, rows_of, walk, with_uncond
 from diffusion.values import Conditioning, Latent, Mask, Model, Trajectory
 from graph_engine.node import Node
 from nodes.params import CELL, Scale, SchedulerName, Seed, Steps, Unit, number
@@ -116,6 +116,8 @@ class NoiseContrastMask(Node, category="editing/diffedit", title="DiffEdit Mask"
     def run(self, ctx: Context) -> Out:
         form, table = family(self.model.weights.family).latent, self.model.process.table()
         check(self.samples, form, "samples")
+        check_rows(self.target, len(self.samples.x), "target")
+        check_rows(self.source, len(self.samples.x), "source")
         x0 = self.samples.x.to(ctx.device.torch, torch.float32) * form.scale
         sigma = table.sigma(self.level * (len(table) - 1))
         noises = prepare_noise((self.maps, *x0.shape[1:]), self.seed).to(x0)
@@ -140,6 +142,7 @@ class DiffEditEncode(Node, category="editing/diffedit", title="DiffEdit Encode",
     def run(self, ctx: Context) -> Trajectory:
         form = family(self.model.weights.family).latent
         check(self.samples, form, "samples")
+        check_rows(self.prompt, len(self.samples.x), "prompt")
         sigmas = sigmas_for(self.model.process.table(), self.scheduler, self.steps).flip(0)[: round(self.ratio * self.steps) + 1]
         levels = Schedule(self.model.process.table(), sigmas)
         x = self.samples.x.to(ctx.device.torch, torch.float32) * form.scale

@@ -17,7 +17,7 @@ from diffusion.samplers import OnStep, silent
 from diffusion.schedule import Schedule, Step
 from diffusion.session import Net, open_session
 from diffusion.spacing import sigmas_for
-from diffusion.trajectory import check_path, descent, level, rows_of
+from diffusion.trajectory import check_path, check_rows, descent, level, rows_of
 from diffusion.values import Conditioning, Latent, Model, Trajectory
 from graph_engine.errors import NodeError
 from graph_engine.node import Node
@@ -101,6 +101,8 @@ class EDICTInversion(Node, category="editing/inversion", title="EDICT Inversion"
     def run(self, ctx: Context) -> Out:
         form, table = family(self.model.weights.family).latent, self.model.process.table()
         check(self.samples, form, "samples")
+        check_rows(self.positive, len(self.samples.x), "positive")
+        check_rows(self.negative, len(self.samples.x), "negative")
         levels = Schedule(table, sigmas_for(table, self.scheduler, self.steps)).reversed()
         x0 = self.samples.x.to(ctx.device.torch, getattr(torch, self.precision)) * form.scale
         guidance = _guidance(self.positive, self.negative, self.cfg)

@@ -17,7 +17,7 @@ from diffusion.samplers import Net, OnStep, silent
 from diffusion.schedule import Schedule
 from diffusion.session import open_session
 from diffusion.spacing import sigmas_for
-from diffusion.trajectory import posterior
+from diffusion.trajectory import check_rows, posterior
 from diffusion.values import Conditioning, Latent, Model, Trajectory
 from graph_engine.errors import NodeError
 from graph_engine.node import Node
@@ -78,6 +78,8 @@ class EditFriendlyInversion(
     def run(self, ctx: Context) -> Out:
         form, table = family(self.model.weights.family).latent, self.model.process.table()
         check(self.samples, form, "samples")
+        check_rows(self.positive, len(self.samples.x), "positive")
+        check_rows(self.negative, len(self.samples.x), "negative")
         guidance: Guidance = Conditional(self.positive)
         if self.cfg != 1:
             if self.negative is None:

@@ -139,6 +139,14 @@ def node(ctx, model, red, empty, latent, path):
     return made
 
 
+@pytest.mark.parametrize("way", ["ddim", "edict", "edit-friendly"])
+@pytest.mark.parametrize("name", ["positive", "negative"])
+def test_prompts_that_are_not_one_for_each_picture_are_refused(way, name, node, ctx, red, blue):
+    two = stacked(red, blue)
+    with pytest.raises(ValueError, match=f"{name}: one prompt is wanted, or 1 as there are pictures, 2 given"):
+        node(way).model_copy(update={name: two}).run(ctx)
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_it_reports_every_step_stops_when_asked_and_leaves_the_model_as_it_was(way, node, model, red, device, folders, latent):
     def plain():
