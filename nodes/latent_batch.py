@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor
 
 from diffusion.batch import repeat_to
 from diffusion.image import resize
@@ -54,7 +53,7 @@ class RepeatLatentBatch(Node, category="latent/batch", title="Repeat Latent Batc
 
 
 class LatentBatch(Node, category="latent/batch", title="Batch Latents", deprecated=True):
-    """Two batches one after the other, the second resized to the first."""
+    """Two batches one after the other, the second resized to the first, whose noise mask, if any, counts for both."""
 
     samples1: Latent
     samples2: Latent
@@ -67,21 +66,7 @@ class LatentBatch(Node, category="latent/batch", title="Batch Latents", deprecat
         if x.shape[-2:] != a.x.shape[-2:]:
             x = resize(x, a.x.shape[3], a.x.shape[2], "bilinear", "center")
         indices = (a.batch_index or tuple(range(len(a.x)))) + (b.batch_index or tuple(range(len(b.x))))
-        return Latent(torch.cat([a.x, x]), _join_masks(a, b), indices, a.format or b.format)
-
-
-def _join_masks(a: Latent, b: Latent) -> Tensor | None:
-    """One noise mask for both batches; a latent without one may change everywhere."""
-    first = a.noise_mask if a.noise_mask is not None else b.noise_mask
-    if first is None:
-        return None
-    masks = []
-    for latent in (a, b):
-        mask = first.new_ones(1, *first.shape[1:]) if latent.noise_mask is None else latent.noise_mask.to(first)
-        if mask.shape[-2:] != first.shape[-2:]:
-            mask = resize(mask, first.shape[3], first.shape[2], "bilinear")
-        masks.append(repeat_to(mask, latent.x.shape[0]))
-    return torch.cat(masks)
+        return Latent(torch.cat([a.x, x]), a.noise_mask, indices, a.format or b.format)
 
 
 class LatentBatchSeedBehavior(Node, category="latent/batch", title="Latent Batch Seed Behavior"):

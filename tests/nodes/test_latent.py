@@ -79,10 +79,13 @@ def test_fixed_seeds_give_every_latent_the_first_noise(ctx):
     assert LatentBatchSeedBehavior(samples=out, seed_behavior="random").run(ctx).batch_index is None
 
 
-def test_joined_batches_keep_their_masks(ctx):
-    a, b = latent(2, format="sd1"), latent(1, 8, 8, noise_mask=torch.zeros(1, 1, 4, 4))
+def test_joined_batches_have_the_first_ones_mask(ctx):
+    """As ComfyUI's, which copies the first latent and exchanges its samples."""
+    mask = torch.zeros(1, 1, 4, 4)
+    a, b = latent(2, format="sd1"), latent(1, 8, 8, noise_mask=mask)
     out = LatentBatch(samples1=a, samples2=b).run(ctx)
     assert out.x.shape == (3, 4, 16, 16)
-    assert out.noise_mask[:, 0, 0, 0].tolist() == [1, 1, 0]
+    assert out.noise_mask is None
     assert out.batch_index == (0, 1, 0)
     assert out.format == "sd1"
+    assert LatentBatch(samples1=b, samples2=a).run(ctx).noise_mask is mask
