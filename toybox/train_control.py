@@ -43,7 +43,9 @@ def train(
     A new network, or the one in the folder `start`.
     """
     torch.manual_seed(0)
-    net = control.load(kind, start).train().requires_grad_(True) if start else control.build(kind, model.unet)
+    net = control.build(kind, model.unet)
+    if start:
+        net.load_state_dict(control.load(kind, start).state_dict())
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     side = control.Control(kind, net, model, device)
     state = run.resume()
