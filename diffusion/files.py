@@ -59,6 +59,8 @@ def is_pickled(path: Path) -> bool:
 
 def _start(path: Path) -> bytes:
     """The first bytes of a file. Raises ValueError where they tell that it is no file of tensors, whatever it is called."""
+    if path.is_dir():
+        raise ValueError(f"{path.name}: a file of tensors is wanted, this is a folder")
     with open(path, "rb") as file:
         start = file.read(512)
     text = start.lstrip().lower()

@@ -38,7 +38,8 @@ def _marks(process: Process) -> dict[str, Tensor]:
     if process.zero_terminal_snr:
         marks["ztsnr"] = torch.zeros(0)
     if process.levels is not None:
-        marks |= {f"edm_vpred.sigma_{end}": torch.tensor(level) for end, level in zip(("min", "max"), process.levels, strict=True)}
+        ends = ("edm_vpred.sigma_min", "edm_vpred.sigma_max")
+        marks |= {end: torch.tensor(level, dtype=torch.float64) for end, level in zip(ends, process.levels, strict=True)}
     return marks
 
 

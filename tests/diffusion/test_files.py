@@ -110,6 +110,11 @@ def test_what_is_wrong_with_a_pickle_is_told_without_advice_to_run_it(tmp_path, 
             open_tensors(tmp_path / "y.ckpt")
 
 
+def test_a_folder_is_no_file(tmp_path):
+    with pytest.raises(ValueError, match=f"^{tmp_path.name}: a file of tensors is wanted, this is a folder$"):
+        open_tensors(tmp_path)
+
+
 def test_truncated_anywhere(path):
     whole = path.read_bytes()
     for size in (4, 20, len(whole) // 2, len(whole) - 1):

@@ -204,7 +204,7 @@ def test_what_a_written_model_predicts_is_not_guessed_again(tool, device, tmp_pa
         Process("epsilon"),
         Process("v_prediction"),
         Process("epsilon", zero_terminal_snr=True),
-        Process("v_prediction", levels=(0.25, 64.0)),
+        Process("v_prediction", levels=(0.002, 120.0)),
     ):
         told = replace(model, process=process)
         with open(tmp_path / "y.safetensors", "wb") as file:
