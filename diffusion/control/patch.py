@@ -228,23 +228,24 @@ def spread(branches: Mapping[str, Conditioning]) -> Mapping[str, Conditioning]:
     """The branches with controls that hold for all of them handed to a negative without control of its own.
 
     ComfyUI's rule for ControlNetApply: the k-th such entry of the positive goes to the k-th entry of the negative, both counted without
-    entries that have an area; where the negative has fewer, its entries are repeated.
+    entries that have an area; where the negative has fewer, it is gone through again, and the last one that comes to an entry holds.
     """
     if not {"positive", "negative"} <= branches.keys():
         return branches
-    chains = [c for c in map(_controls, (e for e in branches["positive"] if e.area is None)) if c and c[-1].spread]
+    chains = [c for c in map(_controls, filter(_everywhere, branches["positive"])) if c and c[-1].spread]
     entries = list(branches["negative"])
-    free = [i for i, entry in enumerate(entries) if entry.area is None]
+    free = [i for i, entry in enumerate(entries) if _everywhere(entry)]
     if not chains or not free or any(_controls(entries[i]) for i in free):
         return branches
     for k, chain in enumerate(chains):
-        plain = branches["negative"].entries[free[k % len(free)]]
-        entry = replace(plain, patches=(*plain.patches, *chain))
-        if k < len(free):
-            entries[free[k]] = entry
-        else:
-            entries.append(entry)
+        place = free[k % len(free)]
+        plain = branches["negative"].entries[place]
+        entries[place] = replace(plain, patches=(*plain.patches, *chain))
     return {**branches, "negative": Conditioning(tuple(entries))}
+
+
+def _everywhere(entry: Cond) -> bool:
+    return entry.area is None and not (entry.mask is not None and entry.mask_bounds)
 
 
 def _controls(entry: Cond) -> tuple[Control, ...]:

@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from diffusion.call import Moment, NetCall, Rows
-from diffusion.conditioning import combine, set_area
+from diffusion.conditioning import combine, set_area, set_mask
 from diffusion.control.patch import Control, Window, apply_all, rows_of, spread
 from diffusion.guidance import CFG, Conditional
 from diffusion.session import open_session
-from diffusion.values import Image
+from diffusion.values import Image, Mask
 
 
 def denoise(model, device, guidance, x, sigma=3.0):
@@ -111,9 +111,13 @@ def test_the_old_node_hands_its_control_to_a_negative_without(red, blue, control
     assert spread({"positive": steered, "negative": own})["negative"] is own
     (kept,) = apply_all((red,), controlnet, Image(picture), 1.0)
     assert spread({"positive": kept, "negative": blue})["negative"] is blue
-    here = set_area(steered, 4, 4, 0, 0)
-    assert spread({"positive": here, "negative": blue})["negative"] is blue
-    assert len(spread({"positive": combine(steered, steered), "negative": blue})["negative"]) == 2
+    for here in (set_area(steered, 4, 4, 0, 0), set_mask(steered, Mask(torch.ones(1, 8, 8)), bounds=True)):
+        assert spread({"positive": here, "negative": blue})["negative"] is blue
+    (again,) = apply_all((red,), controlnet, Image(picture), 0.7, spread=True)
+    (entry,) = spread({"positive": combine(steered, again), "negative": blue})["negative"]
+    assert entry.patches == again.entries[0].patches  # of two controls for one entry the last holds, as in ComfyUI
+    two = spread({"positive": combine(steered, again), "negative": combine(blue, blue)})["negative"]
+    assert [entry.patches for entry in two] == [(patch,), again.entries[0].patches]
     assert spread({"positive": steered}) == {"positive": steered}
 
 
