@@ -9,7 +9,7 @@ from diffusion.guidance import CFG
 from diffusion.patch import AttentionPatch
 from diffusion.sample import sample
 from diffusion.session import open_session
-from diffusion.values import Guider, Latent, Mask, Noise, Sampler, Sigmas
+from diffusion.values import Area, Guider, Latent, Mask, Noise, Sampler, Sigmas
 from graph_engine.errors import GraphError
 from nodes.masactrl import MasaCtrl, same_side
 from nodes.source_and_target import SourceAndTarget
@@ -106,3 +106,10 @@ def test_a_layer_that_is_not_there_and_a_single_picture_are_refused(ctx, model, 
     one = SourceAndTarget.Out(Latent(torch.zeros(1, 4, 8, 8)), red)
     with pytest.raises(ValueError, match="one picture given; use SourceAndTarget"):
         run(MasaCtrl(model=model, step=0, layer=0).run(ctx), one, blue, device)
+
+
+def test_with_masks_it_wants_prompts_for_the_whole_picture(ctx, model, start, blue, device):
+    half = start._replace(positive=start.positive.map(area=Area(8, 4, 0, 4)))
+    assert run(MasaCtrl(model=model, step=0, layer=0).run(ctx), half, blue, device).isfinite().all()
+    with pytest.raises(GraphError, match="mask: with one, prompts for the whole picture are wanted, and these hold in an area"):
+        run(MasaCtrl(model=model, step=0, layer=0, mask=Mask(torch.eye(8)[None])).run(ctx), half, blue, device)
