@@ -182,9 +182,10 @@ def weights_in(folder: Path) -> list[TensorFile]:
         for variant in ("", ".fp16"):
             file, index = folder / f"{stem}{variant}.{end}", folder / f"{stem}.{end}.index{variant}.json"
             if file.is_file() or index.is_file():
-                shards = [file.name] if file.is_file() else _shards(index)
+                shards = [file] if file.is_file() else [folder / shard for shard in _shards(index)]
+                converted = [shard.with_suffix(".safetensors") for shard in shards]  # by diffusion.convert, which leaves the index
                 try:
-                    return [open_tensors(folder / shard) for shard in shards]
+                    return [open_tensors(new if new.is_file() else old) for old, new in zip(shards, converted, strict=True)]
                 except ValueError as problem:
                     raise ValueError(f"{folder}: {problem}") from problem
     found = ", ".join(sorted(file.name for file in folder.iterdir())) or "nothing"

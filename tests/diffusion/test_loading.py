@@ -139,6 +139,27 @@ def test_pickled_weights_are_opened_only_when_allowed(copy, name, monkeypatch):
         assert all(torch.equal(tensor, tensors[name]) for name, tensor in unet.state_dict().items())
 
 
+def test_pickled_shards_load_where_allowed_and_once_they_are_converted(copy, monkeypatch):
+    file = copy / "unet" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(file)
+    names = sorted(tensors)
+    index = {name: f"diffusion_pytorch_model-0000{1 + i % 2}-of-00002.bin" for i, name in enumerate(names)}
+    for shard in set(index.values()):
+        torch.save({name: tensors[name] for name in names if index[name] == shard}, copy / "unet" / shard)
+    (copy / "unet/diffusion_pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": index}))
+    file.unlink()
+    monkeypatch.setenv(ALLOW, "1")
+    with open_unet(copy) as unet:
+        assert all(torch.equal(tensor, tensors[name]) for name, tensor in unet.state_dict().items())
+    monkeypatch.delenv(ALLOW)
+    for shard in sorted(set(index.values())):
+        with pytest.raises(ValueError, match=rf"diffusion\.convert {shard}"), open_unet(copy):
+            pass
+        convert(copy / "unet" / shard)
+    with open_unet(copy) as unet:
+        assert all(torch.equal(tensor, tensors[name]) for name, tensor in unet.state_dict().items())
+
+
 @pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
 def test_a_part_without_weights_or_with_a_truncated_file_is_named_on_opening(copy, part):
     (file,) = (copy / part).glob("*.safetensors")
