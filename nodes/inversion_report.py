@@ -58,6 +58,9 @@ class InversionReport(Node, category="editing/inversion", title="Inversion Repor
         report: str
 
     def run(self, ctx: Context) -> Out:
+        formats = self.trajectory.format, self.replay.format
+        if None not in formats and formats[0] != formats[1]:
+            raise NodeError(f"replay: one of {formats[0]} latents is wanted as trajectory is, {formats[1]} given")
         errors = distances(self.trajectory, self.replay)
         found = {"error_clean": errors[0].item(), "error_worst": errors.max().item()}
         found |= {"evaluations_inversion": float(self.trajectory.evaluations), "evaluations_replay": float(self.replay.evaluations)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -78,6 +79,9 @@ def test_what_cannot_be_is_refused(ctx, vae):
         InversionReport(trajectory=path(), replay=Trajectory(path().latents, 2 * SIGMAS)).run(ctx)
     with pytest.raises(ValueError, match="replay: latents like"):
         InversionReport(trajectory=path(b=2), replay=path()).run(ctx)
+    ours, theirs = (replace(path(), format=name) for name in ("sd1", "sdxl"))
+    with pytest.raises(NodeError, match="replay: one of sd1 latents is wanted as trajectory is, sdxl given"):
+        InversionReport(trajectory=ours, replay=theirs).run(ctx)
     with pytest.raises(NodeError, match="vae: one is wanted to compare pictures, none given"):
         InversionReport(trajectory=path(), replay=path(), image=Image(torch.zeros(1, 32, 32, 3))).run(ctx)
     with pytest.raises(NodeError, match=r"image: shape \(1, 32, 32, 3\) is wanted as the trajectory gives, \(1, 64, 32, 3\) given"):
