@@ -54,9 +54,9 @@ def examine(file: TensorFile) -> Checkpoint:
     unet, text, vae = _parts(file)
     absent = [name for name, part in (("U-Net", unet), ("text encoder", text), ("VAE", vae)) if not part]
     if unet is None or vae is None or not text:
-        raise ValueError(
-            f"{file.path.name}: a checkpoint with U-Net, text encoder and VAE is wanted; {describe(file)}, no {' and no '.join(absent)}"
-        )
+        found = describe(file)
+        lacks = f", no {' and no '.join(absent)}" if found.startswith("it has") else ""
+        raise ValueError(f"{file.path.name}: a checkpoint with U-Net, text encoder and VAE is wanted; {found}{lacks}")
     name, process = _unet(unet)
     _vae(vae)
     _check_text(file, name, unet.structure, text)
