@@ -23,6 +23,7 @@ from diffusion.values import Guider, Latent, Noise, Sampler, Sigmas
 
 # ComfyUI draws new noise for the kept region of these, from seed + 1
 FRESH_MASK_NOISE = frozenset({"ddim"})
+SAME = {"ddim": "euler"}  # also up the levels, where DDIM inversion asks the network at the level that it goes to
 
 
 class MaskRule(StepPatch):
@@ -104,10 +105,12 @@ def sample(
         if on_step is not None:
             on_step(i, n, x0)
 
-    stepper = make_stepper(sampler.name, **dict(sampler.options))
+    stepper = make_stepper(SAME.get(sampler.name, sampler.name), **dict(sampler.options))
     origin = Origin(start, mask)
     with open_session(model, guider.guidance, device, sigmas=schedule.sigmas, samples=samples, shape=x.shape, origin=origin) as net:
-        source = alike(noise_source(sampler.name, seed, x, schedule.sigmas), latent.batch_index)
+        source = noise_source(sampler.name, seed, x, schedule.sigmas)
+        if any(len(entry.embeds) > 1 for conditioning in net.branches.values() for entry in conditioning):  # a source and its targets
+            source = alike(source, latent.batch_index)
         x = integrate(stepper, net, x, schedule, source, heard)
         if inspect is not None:
             inspect(net)

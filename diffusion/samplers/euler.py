@@ -19,7 +19,7 @@ Eps = Callable[[Tensor, float], Tensor]  # the predicted noise of a VP state x_t
 def slope(x: Tensor, x0: Tensor, sigma: float) -> Tensor:
     """dX/dsigma at level sigma, which is also the predicted noise."""
     if sigma == 0:
-        raise ValueError("sigmas: this sampler cannot start at level 0; start at 1e-4 (FlipSigmas does) or take ddim")
+        raise ValueError("sigmas: this sampler cannot start at level 0; start at 1e-4, as FlipSigmas does")
     return (x - x0) / sigma
 
 

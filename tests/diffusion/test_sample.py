@@ -5,6 +5,7 @@ import torch
 
 from diffusion.guidance import CFG, Conditional
 from diffusion.noise import prepare_noise
+from diffusion.pair import stacked
 from diffusion.sample import fit_mask, sample
 from diffusion.samplers import SAMPLERS, integrate, make_stepper
 from diffusion.schedule import Schedule
@@ -116,6 +117,22 @@ def test_every_sampler_runs_and_reports_its_steps(guider, device, sigmas, name):
     assert torch.isfinite(out.x).all()
     assert [i for i, _, _ in steps] == [1, 2, 3, 4]
     assert {(n, shape) for _, n, shape in steps} == {(4, (1, 4, 8, 8))}
+
+
+def test_rows_of_one_index_share_the_steps_noise_beside_their_source_only(guider, model, red, blue, device, sigmas):
+    """As in ComfyUI, whose stochastic steps know no batch_index; prompts for single rows it does not have."""
+    sampler, start = Sampler.of("euler_ancestral"), Latent(torch.zeros(2, 4, 8, 8), batch_index=(0, 0))
+    plain, _ = sample(guider, Noise(7), sampler, sigmas, start, device)
+    assert (plain.x[0] - plain.x[1]).abs().max() > 1e-2
+    paired, _ = sample(Guider(model, CFG(stacked(red, red), blue, 3.0)), Noise(7), sampler, sigmas, start, device)
+    torch.testing.assert_close(paired.x[0], paired.x[1], atol=1e-4, rtol=1e-4)
+
+
+def test_ddim_is_eulers_method_up_the_levels_too(guider, device, sigmas):
+    up = Sigmas(sigmas.values.flip(0).clamp(min=1e-4))
+    start = Latent(torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)))
+    a, b = (sample(guider, Noise(None), Sampler.of(name), up, start, device)[0].x for name in ("ddim", "euler"))
+    assert torch.equal(a, b)
 
 
 def test_options_reach_the_sampler(guider, device, sigmas):
