@@ -7,14 +7,19 @@ import math
 import pytest
 import torch
 
+import toybox
 from diffusion.guidance import CFG
+from diffusion.loading import open_checkpoint
 from diffusion.sample import sample
 from diffusion.schedule import Schedule
 from diffusion.session import open_session
-from diffusion.text import token_indices
+from diffusion.text import encode, token_indices
+from diffusion.vae import decode
 from diffusion.values import Area, Conditioning, Guider, Latent, Noise, Sampler, Sigmas
 from graph_engine.errors import GraphError
 from nodes.attend_and_excite import AttendAndExcite, neglect, parsed, smoothed
+from nodes.sample import KSampler
+from toybox.probe import Probe
 
 LEVELS = Sigmas(torch.tensor([12.0, 6.0, 2.0, 0.5, 0.0]))
 FEW = {"words": "red, cat", "cells": 2, "until": 2, "thresholds": ""}
@@ -160,3 +165,22 @@ def test_without_a_softmax_a_words_share_is_its_probability():
     loss = neglect(maps, [(2,), (5, 6)], 0.0)
     looks = smoothed(torch.stack([maps[..., 2], maps[..., 5:7].mean(-1)])).amax((1, 2))
     assert loss == (1 - looks).max()
+
+
+def test_a_toybox_object_that_would_be_missing_comes(ctx, device):
+    """Over 80 prompts of three objects all three came in 32 pictures against 20 without the node; here one of those that it mends."""
+    model, clip, vae = open_checkpoint(toybox.WEIGHTS)
+    prompt = encode(clip, "a green cross and a purple heart and an orange ring on a white plain background", device)
+    settings = {"seed": 2, "steps": 10, "cfg": 4.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
+
+    def shapes(model):
+        start = Latent(torch.zeros(1, 4, 16, 16))
+        node = KSampler(model=model, positive=prompt, negative=encode(clip, "", device), latent_image=start, **settings)
+        (reading,) = Probe.load().read(decode(vae, node.run(ctx), device).pixels)
+        return {(thing.color.label, thing.shape.label) for thing in reading.objects}
+
+    wanted = {("green", "cross"), ("purple", "heart"), ("orange", "ring")}
+    how = {"words": "cross, heart, ring", "cells": 2, "until": 5, "thresholds": ""}
+    excited = AttendAndExcite(model=model, **how, rate=60.0, sharpness=0.0).run(ctx)
+    assert shapes(model) < wanted
+    assert shapes(excited) == wanted
