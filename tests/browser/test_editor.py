@@ -237,7 +237,7 @@ def test_a_picture_dropped_on_the_page_is_uploaded_and_shown(server: Any, editor
     drawn = io.BytesIO()
     Image.new("RGB", (48, 32), (250, 120, 0)).save(drawn, "PNG")
     drop(page, "an orange.png", drawn.getvalue(), "image/png")
-    page.wait_for_function("() => window.app.graph.nodes.length === 1")
+    page.wait_for_function("() => window.app.graph.nodes[0]?.imgs?.[0]?.naturalWidth === 48")  # at first the default
     assert shown(page, by_type(page, "LoadImage")) == [[48, 32]]
     (node,) = api_graph(page).values()
     assert node["inputs"]["image"] == "an orange.png"
