@@ -233,7 +233,7 @@ def token_indices(tokens: Tokens, phrase: str, occurrence: int = 0, *, name: str
         raise ValueError(f"{name}: a word is wanted, an empty text given")
     found = [m.span() for m in re.finditer(rf"(?<!\w){pattern}(?!\w)", tokens.text, re.IGNORECASE)]
     if not 0 <= occurrence < len(found):
-        raise ValueError(f"{name}: the prompt {tokens.text!r} has {phrase!r} {len(found)} times, occurrence {occurrence} (from 0) is wanted")
+        raise ValueError(f"{name}: the prompt {tokens.text!r} has {phrase!r} {len(found)} times, occurrence {occurrence} is wanted")
     start, end = found[occurrence]
     return tuple(i for i, (a, b) in enumerate(tokens.spans) if a < end and b > start)
 
