@@ -40,9 +40,9 @@ _DISK = 20 << 30  # bytes of results kept in a cache folder
 class Engine:
     """Runs workflows on one device, one after another, and remembers their results.
 
-    `cache_bytes` is what kept results may hold in memory (on the device, and again on the host; 0: nothing is kept once it is not needed,
-    None: what the device's budget allows). With `cache_dir` they survive the process, up to `disk_bytes`. With `debug`, a node that writes
-    into its inputs fails.
+    Files are looked for in `folders`, by default those below the current one. `cache_bytes` is what kept results may hold in memory (on the
+    device, and again on the host; 0: nothing is kept once it is not needed, None: what the device's budget allows). With `cache_dir` they
+    survive the process, up to `disk_bytes`. With `debug`, a node that writes into its inputs fails.
     """
 
     def __init__(
@@ -56,7 +56,8 @@ class Engine:
         disk_bytes: int = _DISK,
         debug: bool = False,
     ) -> None:
-        self._registry, self._device, self.folders, self.debug = registry, device, folders, debug
+        self._registry, self._device, self.debug = registry, device, debug
+        self.folders = Folders(Path.cwd()) if folders is None else folders
         self._cache_dir = None if cache_dir is None else Path(cache_dir)
         self._cache_bytes, self._disk_bytes = cache_bytes, disk_bytes
         self._house: House | None = None
