@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from toybox.scenes import COLORS, SHAPES, STYLES, TEXTURES, Scene, sample
 
-SHARES = {"color": 0.32, "shape": 0.26, "background_color": 0.16, "texture": 0.1, "style": 0.08, "size": 0.08}
+SHARES = {"color": 0.28, "shape": 0.24, "background_color": 0.26, "texture": 0.08, "style": 0.07, "size": 0.07}
 
 
 @dataclass(frozen=True, slots=True)

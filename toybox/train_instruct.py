@@ -86,12 +86,12 @@ def loss(unet: UNet2DConditionModel, text: nn.Module, alpha_bar: Tensor, b: dict
 
 
 def train(
-    run: Run, model: Diffuser, before: Tensor, after: Tensor, device: str = "cpu", batch_size: int = 16, lr: float = 7e-4,
-    decay: float = 0.998, until: int | None = None,
+    run: Run, start: UNet2DConditionModel, model: Diffuser, before: Tensor, after: Tensor, device: str = "cpu", batch_size: int = 16,
+    lr: float = 7e-4, decay: float = 0.998, until: int | None = None,
 ) -> UNet2DConditionModel:  # fmt: skip
-    """Train with a warm-up of 50 steps and a linear decay, or only `until` a step of it; returns the average of the weights."""
+    """Train a network with a warm-up of 50 steps and a linear decay, or only `until` a step of it; returns the average of the weights."""
     torch.manual_seed(0)
-    unet = expanded(model.unet).to(device, memory_format=torch.channels_last)
+    unet = start.to(device, memory_format=torch.channels_last)
     unet.set_attn_processor(Eager())
     text, alpha_bar = model.text_encoder.to(device), alpha_bars().to(device)
     optimizer = MuonAdamW(unet.named_parameters(), lr)
@@ -138,6 +138,8 @@ def main() -> None:
     parser.add_argument(
         "--pairs", type=int, default=8_000, help="how many edits are learned from; at most as many as there are cached latents"
     )
+    parser.add_argument("--lr", type=float, default=7e-4)
+    parser.add_argument("--on", action="store_true", help="start from the variant that is there")
     parser.add_argument("--threads", type=int, help="CPU threads")
     parser.add_argument("--out", type=Path, default=Path(".toybox"), help="the run folder: log, checkpoint, caches")
     parser.add_argument("--weights", type=Path, default=toybox.WEIGHTS, help="the model; the variant goes to its folder instruct/")
@@ -152,7 +154,10 @@ def main() -> None:
     before = latents.load(file)["latents"][: args.pairs]
     after = pairs(model, args.out / "edits.safetensors", len(before))
     run = Run(args.out, "instruct", args.minutes)
-    export(train(run, model, before, after, args.device, args.batch), args.weights / "instruct")
+    start = expanded(model.unet)
+    if args.on:
+        start.load_state_dict(load_file(args.weights / "instruct" / "unet" / "diffusion_pytorch_model.safetensors"))
+    export(train(run, start, model, before, after, args.device, args.batch, args.lr), args.weights / "instruct")
 
 
 if __name__ == "__main__":

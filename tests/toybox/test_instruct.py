@@ -72,7 +72,8 @@ def test_words_and_picture_are_left_out_as_often_as_they_should(model: Diffuser,
 
 def test_training_resumes_bit_equal_and_ships(model: Diffuser, latents: tuple[Tensor, Tensor], tmp_path: Path) -> None:
     def train(folder: str, until: int) -> torch.nn.Module:
-        return train_instruct.train(Run(tmp_path / folder, "instruct", 1, 4), model, *latents, batch_size=4, until=until)
+        start = train_instruct.expanded(model.unet)
+        return train_instruct.train(Run(tmp_path / folder, "instruct", 1, 4), start, model, *latents, batch_size=4, until=until)
 
     train("cut", 2)
     cut, whole = train("cut", 4), train("whole", 4)
