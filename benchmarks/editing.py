@@ -42,6 +42,7 @@ from graph_engine import Engine, Folders, Graph, Registry
 from toybox.ddim import Diffuser
 from toybox.instructions import Edit, edit
 from toybox.probe import Probe
+from toybox.reading import Reading
 from toybox.scenes import render
 
 FIRST = 30_000_000  # seeds of scenes that nothing was trained on
@@ -67,6 +68,20 @@ class Row:
         return {name: [figures[name] for figures in self.pairs.values()] for name in names}
 
 
+def achieved(reading: Reading, pair: Edit) -> float:
+    """How probable the wanted value is by a reading of the probe; 0 where it reads another one."""
+    name = pair.attribute
+    if name in GROUND:
+        guess, wanted = getattr(reading, name), getattr(pair.after.background, name.removeprefix("background_"))
+    else:
+        found = reading.assign(pair.after)[pair.object]
+        if found is None:
+            return 0.0
+        guess, wanted = getattr(found, name), getattr(pair.after.objects[pair.object], name)
+    probability: float = guess.probability
+    return probability if guess.label == wanted else 0.0
+
+
 class Judge:
     """The probe and the keys."""
 
@@ -85,21 +100,6 @@ class Judge:
             hook.remove()
         k = torch.nn.functional.normalize(seen[0].float(), dim=-1)
         return k @ k.T
-
-    def target(self, picture: Tensor, pair: Edit) -> float:
-        """The probability of the wanted value."""
-        reading = self.probe.read(picture)[0]
-        name = pair.attribute
-        if name in GROUND:
-            guess, wanted = getattr(reading, name), getattr(pair.after.background, name.removeprefix("background_"))
-        else:
-            found = reading.assign(pair.after)[pair.object]
-            if found is None:
-                return 0.0
-            guess, wanted = getattr(found, name), getattr(pair.after.objects[pair.object], name)
-        if guess.label == wanted:
-            return guess.probability
-        return 0.0
 
 
 @contextmanager
@@ -150,7 +150,7 @@ def measured(judge: Judge, pair: Edit, picture: Tensor) -> dict[str, float]:
         "bg_psnr": min(psnr(picture, before, kept), 80.0),
         "bg_ssim": 100 * ssim(picture, before, kept),
         "bg_mse": 1000 * mse(picture, before, kept),
-        "target": 100 * judge.target(picture, pair),
+        "target": 100 * achieved(judge.probe.read(picture)[0], pair),
         "edit_error": 1000 * mse(picture, after, edited),
     }
 

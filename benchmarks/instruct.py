@@ -11,10 +11,10 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 from pathlib import Path
-from statistics import fmean, stdev
 
 import torch
 import torch.nn.functional as F
+from editing import achieved, interval
 from torch import Tensor
 
 import toybox
@@ -65,18 +65,12 @@ class Bench:
 
     def judged(self, pair: Edit, before: Tensor, after: Tensor, made: Tensor) -> Figures:
         """One picture [h, w, 3] beside the scene and its true edit."""
-        reading, name = self.probe.read(made[None])[0], pair.attribute
-        if name == "background_color":
-            guess, wanted = reading.background_color, pair.after.background.color
-        else:
-            found = reading.assign(pair.after)[pair.object]
-            guess, wanted = (None if found is None else getattr(found, name)), getattr(pair.after.objects[pair.object], name)
-        right = guess is not None and guess.label == wanted
+        probability = achieved(self.probe.read(made[None])[0], pair)
         changed = (before != after).any(-1)[None].float()
         away = 1 - F.max_pool2d(changed[:, None], 17, 1, 8)[:, 0]
         return {
-            "read": float(right),
-            "probability": guess.probability if right and guess is not None else 0.0,
+            "read": float(probability > 0),
+            "probability": probability,
             "error": mse(made[None], after[None], changed),
             "ground": psnr(made[None], before[None], away) if away.any() else float("nan"),
         }
@@ -97,9 +91,8 @@ def row(name: str, figures: list[Figures]) -> str:
     """A line of the table."""
     cells = ""
     for measure, digits in {"read": 2, "probability": 3, "error": 3, "ground": 1}.items():
-        kept = [each[measure] for each in figures if each[measure] == each[measure]]
-        half = 1.96 * stdev(kept) / len(kept) ** 0.5 if len(kept) > 1 else float("nan")
-        cell = f"{fmean(kept):.{digits}f} ±{half:.{digits}f}" if kept else "-"
+        middle, half = interval([each[measure] for each in figures])
+        cell = f"{middle:.{digits}f} ±{half:.{digits}f}"
         cells += f"{cell:>17}"
     return f"{name:22}{len(figures):5}{cells}"
 

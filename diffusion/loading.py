@@ -151,10 +151,15 @@ def _file_ref(path: Path, family: str, part: str, *others: Path) -> WeightsRef:
 def _ref(folder: Path, family: str, part: str, subfolders: tuple[str, ...]) -> WeightsRef:
     digest = hashlib.blake2b(digest_size=16)
     for subfolder in subfolders:
-        for file in sorted(file for file in (folder / subfolder).glob("*") if file.is_file()):
-            stat = file.stat()
-            digest.update(f"{subfolder}/{file.name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+        for name, size, changed in stamps(folder / subfolder):
+            digest.update(f"{subfolder}/{name} {size} {changed}\n".encode())
     return WeightsRef(family, str(folder), part, digest.hexdigest())
+
+
+def stamps(folder: Path) -> tuple[tuple[str, int, int], ...]:
+    """Name, bytes and time of change of each file in a folder, by which one sees whether they are the same still."""
+    files = sorted(file for file in folder.glob("*") if file.is_file())
+    return tuple((file.name, (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -70,5 +70,5 @@ def _instead(path: Path, names: list[str]) -> str:
 
 def _names(path: Path) -> list[str]:
     if path.is_dir():
-        return list(read_tensors(path))
+        return list(read_tensors(path, meta=True))
     return list(open_tensors(path).shapes)

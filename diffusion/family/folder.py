@@ -11,7 +11,7 @@ import torch
 from diffusion.family.checkpoint import spreads
 from diffusion.family.parts import tower_in, unet_in, vae_in
 from diffusion.family.structure import read_diffusers
-from diffusion.loading import fill, read_json, weights_in
+from diffusion.loading import fill, read_json, stamps, weights_in
 from diffusion.process import Process
 
 INPUTS = (4, 8, 9)  # channels: a latent's, with a picture's beside it (InstructPix2Pix), with a mask as well (inpainting)
@@ -20,8 +20,7 @@ INPUTS = (4, 8, 9)  # channels: a latent's, with a picture's beside it (Instruct
 def check(root: Path, parts: Iterable[str]) -> None:
     """Raise ValueError or OSError when weights of these parts are missing or do not fit the configuration beside them; nothing is read."""
     for part in parts:
-        files = sorted(path for path in (root / part).glob("*") if path.is_file())
-        _check(root, part, tuple((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files))
+        _check(root, part, stamps(root / part))
 
 
 @lru_cache(maxsize=64)  # a graph opens its checkpoint in every run; the same files fit still
