@@ -81,6 +81,7 @@ class Site:
     cross: bool  # attends to the text instead of the picture
     scale: int  # latent cells per query along one side: 1, 2, 4, …
     size: tuple[int, int] = (0, 0)  # height and width of the queries; known inside a call
+    whole: bool = True  # the queries are of the whole picture, not of an area that a prompt holds in; known inside a call
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,6 +109,7 @@ class Net:
         self._rows, self._moment = Rows((), 0), Moment(-1, 0, 0.0, 0)
         self._active: tuple[Any, ...] = ()
         self._sizes: Mapping[int, tuple[int, int]] = {}
+        self._whole = True  # what is evaluated is not a part of the picture only
         for patch in model.patches:  # before any block is tapped
             if isinstance(patch, ModulePatch):
                 stack.enter_context(patch.installed(which.plain(unet)))
@@ -274,7 +275,7 @@ class Net:
         aside = None if aside is None else aside.to(self.dtype)
         self._rows, self._moment = self._name_rows(parts, b), moment
         self._active = (*self._patches, *(self._begin(patch) for patch in parts[0].entry.patches))
-        self._sizes = self._family.sizes(self._unet, *crops.shape[2:])
+        self._sizes, self._whole = self._family.sizes(self._unet, *crops.shape[2:]), crops.shape[2:] == x.shape[2:]
         size = (x.shape[2], x.shape[3])
         told = self._family.added(self._unet, [(part.branch, part.entry) for part in parts], b, *size)
         added = {name: tensor.to(self.device) for name, tensor in told.items()}
@@ -307,7 +308,7 @@ class Net:
         return Rows(tuple(spans), b, self.samples)
 
     def _at_site(self, site: Site) -> tuple[Site, Rows, Moment, list[AttentionPatch]]:
-        site = replace(site, size=self._sizes[site.scale])
+        site = replace(site, size=self._sizes[site.scale], whole=self._whole)
         return site, self._rows, self._moment, [p for p in self._active if isinstance(p, AttentionPatch) and p.at_site(site)]
 
     def _at_block(self, block: Block) -> tuple[Rows, Moment, list[FeaturePatch]]:

@@ -70,7 +70,6 @@ class _Blending(AttentionPatch, StepPatch):
     patch: Blend
     samples: tuple[str, ...]
     scales: frozenset[int]
-    size: tuple[int, int] = (0, 0)  # of the latent
     seen: dict[str, Tensor] = field(default_factory=dict)  # "columns" and "less": [samples, h, w], summed over steps and layers
 
     @property
@@ -91,7 +90,7 @@ class _Blending(AttentionPatch, StepPatch):
         if BRANCH not in call.rows or call.step.index < 0:
             return next(call)
         first, batch = call.rows[BRANCH].start, call.rows.batch
-        if call.site.size != tuple(math.ceil(side / call.site.scale) for side in self.size):
+        if not call.site.whole:
             raise NodeError("alignment: to blend by words, prompts for the whole picture are wanted, and these hold in an area; use mask")
 
         def keep(probs: Tensor) -> Tensor:
@@ -110,11 +109,6 @@ class _Blending(AttentionPatch, StepPatch):
         for row, own in zip((source, *targets), columns, strict=True):
             maps[row] = mean[row][:, list(own)].sum(-1).view(size)
         self.seen[name] = self.seen[name] + maps if name in self.seen else maps
-
-    def before(self, x: Tensor, step: Step) -> Tensor:
-        """The state as it is."""
-        self.size = (x.shape[2], x.shape[3])
-        return x
 
     def after(self, x: Tensor, x0: Tensor, step: Step) -> Tensor:
         """The state with the source outside of the targets' masks; as it is while no map was seen, as under a prompt that begins later."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,8 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from diffusion.pair import Pinned, pairs
-from diffusion.patch import Attend, AttentionPatch, AttnCall, Run, Site, StepPatch
-from diffusion.schedule import Step
+from diffusion.patch import Attend, AttentionPatch, AttnCall, Run, Site
 from diffusion.values import Mask, Model, Trajectory
 from graph_engine.errors import NodeError
 from graph_engine.node import Node
@@ -51,16 +49,10 @@ class Mutual(AttentionPatch):
         return _From(self, frozenset(layers[self.layer % len(layers) :]))
 
 
-@dataclass(slots=True, eq=False)
-class _From(AttentionPatch, StepPatch):
+@dataclass(frozen=True, slots=True, eq=False)
+class _From(AttentionPatch):
     patch: Mutual
     layers: frozenset[str]
-    size: tuple[int, int] = (0, 0)  # of the latent
-
-    def before(self, x: Tensor, step: Step) -> Tensor:
-        """The state as it is."""
-        self.size = (x.shape[2], x.shape[3])
-        return x
 
     def at_site(self, site: Site) -> bool:
         """Self-attention from the layer on."""
@@ -76,7 +68,7 @@ class _From(AttentionPatch, StepPatch):
         shared = replace(call, k=k, v=v)
         if self.patch.source_mask is None or self.patch.target_mask is None:
             return next(shared)
-        if call.site.size != tuple(math.ceil(side / call.site.scale) for side in self.size):
+        if not call.site.whole:
             raise NodeError("mask: with one, prompts for the whole picture are wanted, and these hold in an area")
         bias = same_side(self.patch.source_mask.to(k.device), self.patch.target_mask.to(k.device), call.site.size)
         if bias is None:
