@@ -4,7 +4,7 @@ A `Trajectory` holds a state for each level k = 0 (clean) … K (noisiest), in V
 or by its own loop. What edits with it may use it in three ways:
 
 - start from the state of a level and visit its levels: `descent` gives both, `replay_step` the stepper, which takes its noises where it
-  has some, and `with_uncond` a negative conditioning that takes its embeddings;
+  has some, and `with_uncond` a negative conditioning that takes its embeddings; `replayed` is all that in a session;
 - hold the row "source" of a batch on it: the patch `diffusion.pair.Pinned`;
 - read states by level: `diffusion.pair.state_at`.
 """
@@ -16,12 +16,15 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from diffusion.family import LatentFormat
+from diffusion.family import LatentFormat, family
+from diffusion.guidance import Guidance
+from diffusion.memory import TorchDevice
 from diffusion.sample import check
 from diffusion.samplers import Denoiser, Net, NoiseSource, OnStep, Stepper, integrate, make_stepper, silent
 from diffusion.samplers.euler import ancestral
 from diffusion.schedule import Schedule, Step
-from diffusion.values import Cond, Conditioning, Latent, Trajectory
+from diffusion.session import open_session
+from diffusion.values import Cond, Conditioning, Latent, Model, Trajectory
 
 
 def walk(net: Net, step: Stepper, x: Tensor, levels: Schedule, on_step: OnStep = silent) -> list[Tensor]:
@@ -98,6 +101,18 @@ def replay_step(path: Trajectory, start: int) -> Stepper:
         return mean + unit * _as_rows(noises[start - s.index - 1].to(x), len(x)), x0
 
     return step
+
+
+def replayed(
+    model: Model, guidance: Guidance, path: Trajectory, start: int, x: Tensor, device: TorchDevice, on_step: OnStep
+) -> tuple[Latent, Trajectory]:
+    """Walk x, a state of level `start` as `descent` gives it, down a path: (the latent, the way that it took, clean end first)."""
+    form, sigmas = family(model.weights.family).latent, path.sigmas[: start + 1].flip(0)
+    x, levels = x.to(device.torch, torch.float32), Schedule(model.process.table(), sigmas)
+    with open_session(model, guidance, device, sigmas=levels.sigmas, shape=x.shape) as net:
+        states = walk(net, replay_step(path, start), x, levels, on_step)
+    taken = Trajectory(torch.stack(states[::-1]), sigmas.flip(0), format=form.name, evaluations=net.evaluations)
+    return Latent(states[-1] / form.scale, format=form.name), taken
 
 
 def only_entry(conditioning: Conditioning, name: str) -> Cond:

@@ -22,7 +22,7 @@ from diffusion.samplers import OnStep, make_stepper
 from diffusion.schedule import Schedule, Step
 from diffusion.session import Net, open_session
 from diffusion.spacing import sigmas_for
-from diffusion.trajectory import check_path, check_rows, descent, level, replay_step, rows_of, walk, with_uncond
+from diffusion.trajectory import check_path, check_rows, descent, level, replayed, rows_of, walk, with_uncond
 from diffusion.values import Conditioning, Latent, Mask, Model, Trajectory
 from graph_engine.node import Node
 from nodes.params import CELL, Scale, SchedulerName, Seed, Steps, Unit, number
@@ -181,16 +181,12 @@ class MaskedDDIMDecode(Node, category="editing/diffedit", title="DiffEdit Decode
         form, path = family(self.model.weights.family).latent, self.trajectory
         check_path(path, form)
         start = level(path, self.ratio)
-        x, sigmas = descent(path, start, rows_of(self.positive))
-        x, levels = x.to(ctx.device.torch, torch.float32), Schedule(self.model.process.table(), sigmas)
+        x = descent(path, start, rows_of(self.positive))[0].to(ctx.device.torch, torch.float32)
         model = self.model
         if self.mask is not None:
             model = model.patched(Background(fit_mask(self.mask.values[:, None], x), path.latents[: start + 1].flip(0)))
         guidance = CFG(self.positive, with_uncond(self.negative, path, start), self.cfg)
-        with open_session(model, guidance, ctx.device, sigmas=levels.sigmas, shape=x.shape) as net:
-            states = walk(net, replay_step(path, start), x, levels, reported(ctx, self.model))
-        edited = Trajectory(torch.stack(states[::-1]), sigmas.flip(0), format=form.name, evaluations=net.evaluations)
-        return self.Out(Latent(states[-1] / form.scale, format=form.name), edited)
+        return self.Out(*replayed(model, guidance, path, start, x, ctx.device, reported(ctx, self.model)))
 
 
 def reported(ctx: Context, model: Model) -> OnStep:

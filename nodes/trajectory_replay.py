@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
-import torch
 from pydantic import Field
 
 from diffusion.family import family
 from diffusion.guidance import CFG, Conditional, Guidance
 from diffusion.preview import jpeg
-from diffusion.schedule import Schedule
-from diffusion.session import open_session
-from diffusion.trajectory import check_path, descent, level, replay_step, rows_of, walk, with_uncond
+from diffusion.trajectory import check_path, descent, level, replayed, rows_of, with_uncond
 from diffusion.values import Conditioning, Latent, Model, Trajectory
 from graph_engine.errors import NodeError
 from graph_engine.node import Node
@@ -54,9 +51,8 @@ class ReplayTrajectory(Node, category="editing/inversion", title="Replay Traject
             if self.negative is None:
                 raise NodeError(f"negative: a conditioning is wanted for a cfg of {self.cfg:g}, none given")
             guidance = CFG(self.positive, with_uncond(self.negative, path, k), self.cfg)
-        x, sigmas = descent(path, k, rows_of(self.positive))
-        x, levels = x.to(ctx.device.torch, torch.float32), Schedule(self.model.process.table(), sigmas)
-        with open_session(self.model, guidance, ctx.device, sigmas=levels.sigmas, shape=x.shape) as net:
-            seen = walk(net, replay_step(path, k), x, levels, lambda i, n, x0: ctx.step(i, n, lambda: jpeg(x0, self.model.weights)))
-        taken = Trajectory(torch.stack(seen[::-1]), sigmas.flip(0), format=form.name, evaluations=net.evaluations)
-        return self.Out(Latent(seen[-1] / form.scale, format=form.name), taken)
+        x, _ = descent(path, k, rows_of(self.positive))
+        latent, taken = replayed(
+            self.model, guidance, path, k, x, ctx.device, lambda i, n, x0: ctx.step(i, n, lambda: jpeg(x0, self.model.weights))
+        )
+        return self.Out(latent, taken)
