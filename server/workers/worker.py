@@ -82,6 +82,8 @@ class Worker:
             elif isinstance(event, (NodeDone, NodeFailed, NodeExpanded)) and working.pop(event.node, None) is not None:
                 mark.set(run, *next(reversed(working.items()), ("", "")))
             ended = isinstance(event, RunDone)
+            if ended:
+                self._wishes.pop(run, None)  # before the server hears of it, which may then send another run of this name
             self._outbox.put(pack(event), now=ended)
 
         try:
@@ -98,13 +100,12 @@ class Worker:
             if ended:  # the server has closed the run already
                 traceback.print_exc()
             else:
+                self._wishes.pop(run, None)
                 problems = [str(problem) for problem in error.problems] if isinstance(error, WorkflowError) else [str(error)]
                 trace = [] if isinstance(error, WorkflowError) else traceback.format_exception(error)
                 self._outbox.put(
                     command("broken", run=run, exception=type(error).__name__, message="\n".join(problems), traceback=trace), now=True
                 )
-        finally:
-            self._wishes.pop(run, None)
 
     def _listen(self) -> None:
         splitter = Splitter()

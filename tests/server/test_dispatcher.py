@@ -84,6 +84,17 @@ async def _order(home: House) -> None:
     assert [path.name for path in (home.home / "output").iterdir()] == ["x_00001_.txt"]
 
 
+async def _name_again(home: House) -> None:
+    """A name is free as soon as its run is told to be over: the worker does not mix up the two runs, nor die of it."""
+    worker = pid(home)
+    for _ in range(30):
+        home.submit("a", writing("x"))
+        [done] = await home.end("a")
+        assert (done.status, done.worker, done.attempts) == ("success", "cpu", 1)
+        home.journal.forget(None)
+    assert pid(home) == worker
+
+
 async def _cache(home: House) -> None:
     for id in ("a", "b"):
         home.submit(id, writing("x"))
@@ -237,7 +248,20 @@ async def _memory(home: House) -> None:
     await home.end("a")
 
 
-for _test in (_order, _cache, _queue, _interrupt, _only_the_one_meant, _deaths, _killed_while_idle, _check, _invalid, _previews, _memory):
+for _test in (
+    _order,
+    _name_again,
+    _cache,
+    _queue,
+    _interrupt,
+    _only_the_one_meant,
+    _deaths,
+    _killed_while_idle,
+    _check,
+    _invalid,
+    _previews,
+    _memory,
+):
     globals()[f"test{_test.__name__}"] = live(_test)
 
 
