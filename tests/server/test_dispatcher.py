@@ -3,16 +3,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import queue
 import signal
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from watcher import House, Watcher, house, single, writing
 
-from graph_engine.events import NodePreview, RunStarted
+from graph_engine.events import NodePreview, RunDone, RunStarted
 from server.journal import Duplicate, Journal
 from server.protocol.story import Story
 from server.runs import NewRun
@@ -20,6 +22,7 @@ from server.workers import Dispatcher, WorkerOptions
 from server.workers.affinity import Memory, traits
 from server.workers.frames import COMMAND, EVENT, PREVIEW, Splitter, command, pack, read_event
 from server.workers.keeper import epitaph
+from server.workers.worker import Worker
 
 
 @pytest.fixture(scope="module")
@@ -246,6 +249,28 @@ async def _memory(home: House) -> None:
     assert state.resident == pytest.approx(row["resident_bytes"], rel=0.5)
     home.dispatcher.interrupt("a")
     await home.end("a")
+
+
+def test_a_worker_keeps_the_wish_of_a_run_that_comes_before_the_last_of_its_name_has_returned() -> None:
+    order = {"op": "run", "run": "a", "document": {}, "wanted": None, "extra": None, "previews": False}
+    worker, told = object.__new__(Worker), list[bytes]()
+    worker._wishes, worker._orders = {}, queue.SimpleQueue()
+    worker._mark = SimpleNamespace(set=lambda *names: None)
+
+    def put(frame: bytes, now: bool) -> None:
+        told.append(frame)
+        if len(told) == 1:  # the server hears that the first is over, and sends the second
+            worker._obey(order)
+
+    def perform(document: object, *, on_event: Callable[[object], None], **how: object) -> None:
+        on_event(RunDone(run="a", status="success", seconds=0.0, executed=0, cached=0))
+
+    worker._outbox, engine = SimpleNamespace(put=put), SimpleNamespace(perform=perform)
+    worker._obey(order)
+    for _ in range(2):
+        worker._run(engine, worker._orders.get_nowait())
+    assert len(told) == 2
+    assert worker._wishes == {}
 
 
 for _test in (
